@@ -1,0 +1,363 @@
+"""The simulated fleet: pools of replicas that serve requests by continuous batching, advanced to any instant.
+
+    fleet = Fleet([PoolModel(name="chat", replica=model)], requests)
+    replica = fleet.add(0)
+    fleet.advance(15.0)
+    fleet.gauges(0), fleet.counters(0)
+    fleet.advance(math.inf)
+    fleet.outcome()
+
+Exact to the token: the rules are in `kernel_step`, the event loop in `kernel`, the record layouts in `kernel_state`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from autoscaler.errors import ConfigError
+from load_tests import kernel
+from load_tests import kernel_state as state
+from load_tests.draws import key
+from load_tests.kernel_state import Plant, records
+from load_tests.kernel_views import (
+    Counters,
+    Gauges,
+    HistogramCounts,
+    Outcome,
+    PoolModel,
+    ReplicaModel,
+    Requests,
+    Role,
+    Routing,
+)
+
+__all__ = [
+    "Counters",
+    "Fleet",
+    "Gauges",
+    "HistogramCounts",
+    "Outcome",
+    "PoolModel",
+    "ReplicaModel",
+    "Requests",
+    "Role",
+    "Routing",
+]
+
+_ROUTINGS = {"round_robin": state.ROUND_ROBIN, "least_loaded": state.LEAST_LOADED, "two_choices": state.TWO_CHOICES}
+_COUNTS = (
+    "arrivals",
+    "arrived_prompt_tokens",
+    "prefilled_prompt_tokens",
+    "cached_prompt_tokens",
+    "computed_tokens",
+    "output_tokens",
+    "finished",
+    "failed",
+    "handed_over",
+    "engine_steps",
+    "preemptions",
+)
+_HISTOGRAMS = (
+    ("ttft", state.TTFT_AT, state.TTFT_BOUNDS, "ttft_sum"),
+    ("itl", state.ITL_AT, state.ITL_BOUNDS, "itl_sum"),
+    ("tpot", state.TPOT_AT, state.ITL_BOUNDS, "tpot_sum"),
+    ("e2e", state.E2E_AT, state.E2E_BOUNDS, "e2e_sum"),
+    ("prompt_lengths", state.PROMPT_AT, state.LENGTH_BOUNDS, "prompt_sum"),
+    ("output_lengths", state.OUTPUT_AT, state.LENGTH_BOUNDS, "output_sum"),
+    ("step_tokens", state.STEP_AT, state.STEP_BOUNDS, "step_tokens_sum"),
+)
+_FIRST_SLOTS = 8
+
+
+class Fleet:
+    """Pools of simulated replicas and the requests that they serve.
+
+    `seed` decides two-choices routing and noise; `noise_sigma` > 0 scales step times by a lognormal factor of mean 1
+    per replica and 10-s window.  `every_step` runs each engine step as an event: the same results, slowly.
+
+    Raises ConfigError for a pool or request column that makes no sense.
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[PoolModel],
+        requests: Requests,
+        seed: int = 0,
+        every_step: bool = False,
+        noise_sigma: float = 0.0,
+    ) -> None:
+        if not 0.0 <= noise_sigma < math.inf:
+            raise ConfigError("noise_sigma", f"{noise_sigma!r} must be a finite number >= 0")
+        self._models = tuple(pools)
+        self._output = np.ascontiguousarray(requests.output_tokens, dtype=np.int64)
+        self._slots: dict[int, int] = {}  # replica id -> slot, while it lives
+        self._births = 0
+        tenants = np.zeros(0, dtype=np.int32)
+        if requests.tenant is not None:
+            tenants = np.ascontiguousarray(requests.tenant, dtype=np.int32)
+        world = records(1, state.WORLD)
+        world["open_requests"] = requests.open_requests
+        world["noise_sigma"] = noise_sigma
+        world["noise_key"] = np.uint64(key(seed, "step noise"))
+        world["every_step"] = every_step
+        moving = requests.follows is not None or any(model.next_pool is not None for model in self._models)
+        self._plant = Plant(
+            world=world,
+            pools=_pool_records(self._models, seed),
+            replicas=records(0, state.REPLICA),
+            requests=_request_records(requests, len(self._models)),
+            seats=np.zeros((0, state.SEAT_PLANES, 0), dtype=np.int64),
+            residues=np.zeros((0, 0), dtype=np.int64),
+            routable=np.zeros((len(self._models), 2, 0), dtype=np.int64),
+            due=np.zeros(0),
+            winners=np.zeros(0, dtype=np.int64),
+            transfers=records(len(requests) + 1 if moving else 1, state.TRANSFER_ENTRY),
+            departures=np.full(_FIRST_SLOTS, np.nan),
+            followers=_followers(requests),
+            tenants=tenants,
+            tenant_arrivals=np.zeros((len(self._models), int(tenants.max(initial=-1)) + 1), dtype=np.int64),
+            histograms=np.zeros((len(self._models), state.HISTOGRAM_BUCKETS), dtype=np.int64),
+        )
+        self._counters = records(1, state.POOL)
+        self._grow(_FIRST_SLOTS)
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    @property
+    def now_seconds(self) -> float:
+        """The instant up to which everything has happened."""
+        return float(self._plant.world[0]["now"])
+
+    def advance(self, until_seconds: float) -> None:
+        """Let everything happen up to and including `until_seconds`; ``math.inf`` runs until nothing is left to do."""
+        if not until_seconds >= self.now_seconds:
+            raise ValueError(f"until_seconds {until_seconds!r} must be a number >= now_seconds {self.now_seconds!r}")
+        kernel.advance(*self._plant, float(until_seconds))
+
+    # -- replicas -----------------------------------------------------------------------------------------------
+
+    def add(self, pool: int, capacity_factor: float = 1.0) -> int:
+        """A replica that is ready now; returns its id.  With `capacity_factor` 0.7 its steps take 1/0.7 as long."""
+        _check_factor(capacity_factor)
+        if not 0 <= pool < len(self._models):
+            raise ValueError(f"pool {pool!r} must be in [0, {len(self._models) - 1}]")
+        free = np.flatnonzero(self._plant.replicas["life"] == state.FREE)
+        if not len(free):
+            free = np.array([len(self._plant.replicas)])
+            self._grow(2 * len(self._plant.replicas))
+        slot, replica = int(free[0]), self._births
+        self._births += 1
+        if replica >= len(self._plant.departures):
+            longer = np.full(2 * replica, np.nan)
+            longer[:replica] = self._plant.departures[:replica]
+            self._plant = self._plant._replace(departures=longer)
+        p = self._plant
+        row = np.zeros(1, dtype=state.REPLICA)
+        for name in ("queue_head", "queue_tail", "complete_head", "complete_tail", "partial"):
+            row[name] = -1
+        row["id"], row["pool"], row["factor"] = replica, pool, capacity_factor
+        p.replicas[slot] = row[0]
+        p.seats[slot, state.OCCUPANT] = -1
+        p.seats[slot, state.STAMP] = 0
+        p.residues[slot] = 0
+        self._slots[replica] = slot
+        kernel.join(p.pools, p.replicas, p.requests, p.residues, p.routable, p.due, p.winners, slot, self.now_seconds)
+        return replica
+
+    def drain(self, replica_id: int) -> None:
+        """No new requests for this replica; it is gone when it is empty.  Nothing happens if it is gone already."""
+        slot = self._slot(replica_id)
+        if slot is not None:
+            p = self._plant
+            kernel.drain_replica(
+                p.pools, p.replicas, p.routable, p.due, p.winners, p.departures, slot, self.now_seconds
+            )
+
+    def kill(self, replica_id: int) -> None:
+        """The replica fails now, and with it every request that it holds.  Nothing happens if it is gone already."""
+        slot = self._slot(replica_id)
+        if slot is not None:
+            p = self._plant
+            kernel.kill_replica(
+                p.world,
+                p.pools,
+                p.replicas,
+                p.requests,
+                p.seats,
+                p.routable,
+                p.due,
+                p.winners,
+                p.transfers,
+                p.departures,
+                p.followers,
+                p.histograms,
+                slot,
+                self.now_seconds,
+            )
+
+    def gone_at(self, replica_id: int) -> float | None:
+        """Instant at which the replica was gone; None while it lives."""
+        self._check_id(replica_id)
+        at = float(self._plant.departures[replica_id])
+        return None if math.isnan(at) else at
+
+    def set_capacity_factor(self, replica_id: int, factor: float) -> None:
+        """Steps that start from now on take 1 / `factor` as long.  Nothing happens if the replica is gone."""
+        _check_factor(factor)
+        slot = self._slot(replica_id)
+        if slot is not None:
+            p = self._plant
+            kernel.set_factor(p.replicas, p.due, p.winners, slot, self.now_seconds, float(factor))
+
+    def _check_id(self, replica_id: int) -> None:
+        if not 0 <= replica_id < self._births:
+            raise ValueError(f"replica_id {replica_id!r} must be the id of a replica that was added")
+
+    def _slot(self, replica_id: int) -> int | None:
+        """Slot of a living replica."""
+        self._check_id(replica_id)
+        return self._slots[replica_id] if self.gone_at(replica_id) is None else None
+
+    def _grow(self, slots: int) -> None:
+        """Room for `slots` replicas (a power of two); what is there stays."""
+        p, pools = self._plant, len(self._models)
+        seats = int(p.pools["seats"].max(initial=1))
+        blocks = int(p.pools["block"].max(initial=1))
+        old = len(p.replicas)
+        replicas = records(slots, state.REPLICA)
+        replicas[:old] = p.replicas
+        table = np.zeros((slots, state.SEAT_PLANES, seats), dtype=np.int64)
+        residues = np.zeros((slots, blocks), dtype=np.int64)
+        routable = np.zeros((pools, 2, slots), dtype=np.int64)
+        due = np.full(slots, np.inf)
+        if old:
+            table[:old], residues[:old], routable[:, :, :old], due[:old] = p.seats, p.residues, p.routable, p.due
+        self._plant = p._replace(
+            replicas=replicas, seats=table, residues=residues, routable=routable, due=due, winners=_tournament(due)
+        )
+        self._rows = np.zeros((slots, 6), dtype=np.int64)
+
+    # -- what is seen -------------------------------------------------------------------------------------------
+
+    def gauges(self, pool: int) -> Gauges:
+        """State of one pool now."""
+        p = self._plant
+        ready, draining = kernel.gauges(
+            p.pools, p.replicas, p.residues, p.routable, p.due, self.now_seconds, pool, self._rows
+        )
+        columns = self._rows[: ready + draining].T.copy()
+        door = p.pools[pool]
+        return Gauges(
+            *columns[:, :ready],
+            int(door["held"]),
+            int(door["held_tokens"]),
+            columns[0, ready:],
+            columns[1, ready:],
+            columns[5, ready:],
+        )
+
+    def counters(self, pool: int) -> Counters:
+        """Cumulative counters and histograms of one pool, up to now."""
+        p = self._plant
+        totals, counts = self._counters, np.empty((1, state.HISTOGRAM_BUCKETS), dtype=np.int64)
+        kernel.counters(p.pools, p.replicas, p.due, p.histograms, self.now_seconds, pool, totals, counts)
+        total, row = totals[0], counts[0]
+        return Counters(
+            *[int(total[name]) for name in _COUNTS],
+            float(total["busy_seconds"]),
+            float(total["decode_seconds"]),
+            *[
+                HistogramCounts(bounds, row[at : at + len(bounds) + 1], float(total[name]))
+                for _, at, bounds, name in _HISTOGRAMS
+            ],
+            p.tenant_arrivals[pool].copy(),
+        )
+
+    def outcome(self) -> Outcome:
+        """What became of each request so far."""
+        requests: Any = np.asarray(self._plant.requests)
+        status = requests["status"].copy()
+        status[status == state.MOVED] = state.UNFINISHED
+        return Outcome(
+            arrival_seconds=requests["arrival"].copy(),
+            first_token_seconds=requests["first"].copy(),
+            finish_seconds=requests["finish"].copy(),
+            status=status,
+            replica=requests["replica"].copy(),
+            preemptions=requests["preemptions"].astype(np.int32),
+            output_tokens=self._output,
+        )
+
+
+def _check_factor(factor: float) -> None:
+    if not 0.0 < factor < math.inf:
+        raise ValueError(f"capacity_factor {factor!r} must be a finite number > 0")
+
+
+def _tournament(due: state.Floats) -> state.Ints:
+    """Winner of each match of the knock-out tree over `due`; the leaves are the slots themselves."""
+    leaves = len(due)
+    winners = np.zeros(2 * leaves, dtype=np.int64)
+    winners[leaves:] = np.arange(leaves)
+    for node in range(leaves - 1, 0, -1):
+        left, right = winners[2 * node], winners[2 * node + 1]
+        winners[node] = right if due[right] < due[left] else left
+    return winners
+
+
+def _pool_records(models: Sequence[PoolModel], seed: int) -> Any:
+    names = [model.name for model in models]
+    if not models or len(set(names)) != len(names):
+        raise ConfigError("pools", f"{names!r} must be at least one pool, each with its own name")
+    made = records(len(models), state.POOL)
+    for i, model in enumerate(models):
+        row, law = made[i], model.replica
+        for name in ("a", "b", "floor_tokens", "c", "d", "e"):
+            row[name] = getattr(law, name)
+        row["step_overhead"], row["sequence_overhead"] = law.step_overhead_seconds, law.sequence_overhead_seconds
+        row["ingress_seconds"] = law.request_overhead_seconds
+        row["seats"], row["batch_tokens"] = law.max_num_seqs, law.max_num_batched_tokens
+        row["block"] = law.kv_block_tokens
+        row["kv_capacity"] = law.kv_capacity_tokens // law.kv_block_tokens * law.kv_block_tokens
+        row["routing"], row["routing_key"] = _ROUTINGS[model.routing], np.uint64(key(seed, "routing", i))
+        row["next_pool"] = -1
+        row["door_head"] = row["door_tail"] = row["ingress_head"] = row["ingress_tail"] = -1
+        if model.next_pool is not None:
+            if model.next_pool not in names or model.next_pool == model.name:
+                raise ConfigError(f"pools[{i}].next_pool", f"{model.next_pool!r} must name another pool of {names!r}")
+            if models[names.index(model.next_pool)].role == "prefill":
+                raise ConfigError(f"pools[{i}].next_pool", f"{model.next_pool!r} must not be a prefill pool")
+            row["next_pool"] = names.index(model.next_pool)
+            if model.transfer_bytes_per_second is not None:
+                row["transfer_seconds_per_token"] = law.kv_bytes_per_token / model.transfer_bytes_per_second
+    return made
+
+
+def _request_records(requests: Requests, pools: int) -> Any:
+    made = records(len(requests), state.REQUEST)
+    made["arrival"] = requests.arrival_seconds
+    made["first"] = made["finish"] = math.inf
+    made["prompt"], made["output"] = requests.prompt_tokens, requests.output_tokens
+    if requests.cached_prompt_tokens is not None:
+        made["cached"] = requests.cached_prompt_tokens
+    made["replica"] = -1
+    made["status"] = state.UNFINISHED
+    if requests.pool is not None and len(requests):
+        if not (int(requests.pool.min()) >= 0 and int(requests.pool.max()) < pools):
+            raise ConfigError("requests.pool", f"every value must be a whole number in [0, {pools - 1}]")
+        made["pool"] = requests.pool
+    return made
+
+
+def _followers(requests: Requests) -> state.Ints:
+    if requests.follows is None:
+        return np.zeros(0, dtype=np.int64)
+    followers = np.full(len(requests), -1, dtype=np.int64)
+    led = np.arange(requests.open_requests, len(requests))
+    followers[np.asarray(requests.follows)[led]] = led
+    return followers
