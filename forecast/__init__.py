@@ -1,0 +1,1 @@
+"""GUESS THE WORK: histories, forecasters and their calibration."""
