@@ -253,12 +253,17 @@ class Fleet:
         columns = self._rows[: ready + draining].T.copy()
         door = p.pools[pool]
         return Gauges(
-            *columns[:, :ready],
-            int(door["held"]),
-            int(door["held_tokens"]),
-            columns[0, ready:],
-            columns[1, ready:],
-            columns[5, ready:],
+            ids=columns[0, :ready],
+            running=columns[1, :ready],
+            waiting=columns[2, :ready],
+            kv_tokens=columns[3, :ready],
+            waiting_prompt_tokens=columns[4, :ready],
+            outstanding=columns[5, :ready],
+            held_requests=int(door["held"]),
+            held_prompt_tokens=int(door["held_tokens"]),
+            draining_ids=columns[0, ready:],
+            draining_running=columns[1, ready:],
+            draining_outstanding=columns[5, ready:],
         )
 
     def counters(self, pool: int) -> Counters:
@@ -267,15 +272,14 @@ class Fleet:
         totals, counts = self._counters, np.empty((1, state.HISTOGRAM_BUCKETS), dtype=np.int64)
         kernel.counters(p.pools, p.replicas, p.due, p.histograms, self.now_seconds, pool, totals, counts)
         total, row = totals[0], counts[0]
+        values: dict[str, Any] = {name: int(total[name]) for name in _COUNTS}
+        for name, at, bounds, sums in _HISTOGRAMS:
+            values[name] = HistogramCounts(bounds, row[at : at + len(bounds) + 1], float(total[sums]))
         return Counters(
-            *[int(total[name]) for name in _COUNTS],
-            float(total["busy_seconds"]),
-            float(total["decode_seconds"]),
-            *[
-                HistogramCounts(bounds, row[at : at + len(bounds) + 1], float(total[name]))
-                for _, at, bounds, name in _HISTOGRAMS
-            ],
-            p.tenant_arrivals[pool].copy(),
+            busy_seconds=float(total["busy_seconds"]),
+            decode_seconds=float(total["decode_seconds"]),
+            arrivals_by_tenant=p.tenant_arrivals[pool].copy(),
+            **values,
         )
 
     def outcome(self) -> Outcome:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import njit
 from numpy.typing import NDArray
 
 from load_tests.kernel_life import change_factor, count_pool, drain, join_fleet, kill, show_pool
@@ -23,11 +22,13 @@ from load_tests.kernel_state import (
     Floats,
     Ints,
     Records,
+    cached,
+    compiled,
 )
 from load_tests.kernel_step import end_step
 
 
-@njit
+@compiled
 def arrive(pools: Records, requests: Records, tenants: NDArray[Any], tenant_arrivals: Ints, q: int) -> None:
     """Count request `q` at the door of its pool."""
     request = requests[q]
@@ -38,15 +39,15 @@ def arrive(pools: Records, requests: Records, tenants: NDArray[Any], tenant_arri
         tenant_arrivals[request.pool, tenants[q]] += 1
 
 
-@njit
+@compiled
 def pop_ingress(pools: Records, requests: Records, pool: int) -> int:
     """Take the request whose ingress ends first off the pool's list."""
-    q = pools[pool].ingress_head
+    q: int = pools[pool].ingress_head
     pools[pool].ingress_head = requests[q].next
     return q
 
 
-@njit
+@compiled
 def run(
     world: Records,
     pools: Records,
@@ -118,7 +119,7 @@ def run(
 def _entries(source: int) -> tuple[Any, ...]:
     """The compiled entry points.  Each closes over `source`, which makes it part of numba's cache key."""
 
-    @njit(cache=True)
+    @cached
     def advance(
         world: Records,
         pools: Records,
@@ -157,7 +158,7 @@ def _entries(source: int) -> tuple[Any, ...]:
                 until,
             )
 
-    @njit(cache=True)
+    @cached
     def join(
         pools: Records,
         replicas: Records,
@@ -172,7 +173,7 @@ def _entries(source: int) -> tuple[Any, ...]:
         if source != 0:
             join_fleet(pools, replicas, requests, residues, routable, due, winners, slot, t)
 
-    @njit(cache=True)
+    @cached
     def drain_replica(
         pools: Records,
         replicas: Records,
@@ -186,7 +187,7 @@ def _entries(source: int) -> tuple[Any, ...]:
         if source != 0:
             drain(pools, replicas, routable, due, winners, departures, slot, t)
 
-    @njit(cache=True)
+    @cached
     def kill_replica(
         world: Records,
         pools: Records,
@@ -221,12 +222,12 @@ def _entries(source: int) -> tuple[Any, ...]:
                 t,
             )
 
-    @njit(cache=True)
+    @cached
     def set_factor(replicas: Records, due: Floats, winners: Ints, slot: int, t: float, factor: float) -> None:
         if source != 0:
             change_factor(replicas, due, winners, slot, t, factor)
 
-    @njit(cache=True)
+    @cached
     def gauges(
         pools: Records,
         replicas: Records,
@@ -241,7 +242,7 @@ def _entries(source: int) -> tuple[Any, ...]:
             return show_pool(pools, replicas, residues, routable, due, now, pool, rows)
         return 0, 0
 
-    @njit(cache=True)
+    @cached
     def counters(
         pools: Records,
         replicas: Records,

@@ -4,22 +4,23 @@ A jump runs j decode steps of one constant batch; step i of it takes ``step_seco
 KV is held in whole blocks: a sequence with c tokens of context holds ``ceil(c / block) * block`` tokens.
 """
 
+# The fields of a record have no type that mypy could see.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import math
 
-from numba import njit
-
-from load_tests.kernel_state import BOUNDARY_SLACK_STEPS, MOVED, Ints, Records
+from load_tests.kernel_state import BOUNDARY_SLACK_STEPS, MOVED, Ints, Records, compiled
 
 
-@njit
+@compiled
 def whole_blocks(tokens: int, block: int) -> int:
     """`tokens` rounded up to whole blocks."""
     return tokens if block == 1 else (tokens + block - 1) // block * block
 
 
-@njit
+@compiled
 def steps_within(seconds: float, step_seconds: float, growth_seconds: float) -> float:
     """The real j at which a jump has run for `seconds`: the root of ``j*t0 + growth/2*j*(j-1) = seconds``.
 
@@ -30,19 +31,19 @@ def steps_within(seconds: float, step_seconds: float, growth_seconds: float) -> 
     return 2.0 * seconds / (slope + math.sqrt(slope * slope + 4.0 * half * seconds))
 
 
-@njit
+@compiled
 def boundary_after(seconds: float, step_seconds: float, growth_seconds: float) -> int:
     """Number of steps up to the first boundary not before `seconds` into a jump, at least 1."""
     return max(1, int(math.ceil(steps_within(seconds, step_seconds, growth_seconds) - BOUNDARY_SLACK_STEPS)))
 
 
-@njit
+@compiled
 def jump_seconds(steps: int, step_seconds: float, growth_seconds: float) -> float:
     """Duration of a jump of `steps` steps."""
     return steps * step_seconds + 0.5 * growth_seconds * (steps * (steps - 1.0))
 
 
-@njit
+@compiled
 def steps_done(r: Records, now: float, due_at: float) -> int:
     """Step boundaries that a running jump has passed at `now`, its end left out."""
     if r.steps <= 1 or now >= due_at:
@@ -51,7 +52,7 @@ def steps_done(r: Records, now: float, due_at: float) -> int:
     return max(0, min(done, r.steps - 1))
 
 
-@njit
+@compiled
 def decode_kv(m: Records, r: Records, residues: Ints, slot: int, ahead: int) -> int:
     """KV in tokens, whole blocks, that the decoding sequences hold after `ahead` more steps."""
     total = r.kv + r.decoding * ahead
@@ -64,7 +65,7 @@ def decode_kv(m: Records, r: Records, residues: Ints, slot: int, ahead: int) -> 
     return total
 
 
-@njit
+@compiled
 def over_capacity(m: Records, r: Records, residues: Ints, slot: int) -> bool:
     """Whether the next decode step would need more KV than there is."""
     loose = r.kv + r.decoding * m.block + r.kv_prefill
@@ -73,7 +74,7 @@ def over_capacity(m: Records, r: Records, residues: Ints, slot: int) -> bool:
     return decode_kv(m, r, residues, slot, 1) + r.kv_prefill > m.kv_capacity
 
 
-@njit
+@compiled
 def fits(m: Records, r: Records, residues: Ints, slot: int, request: Records, ahead: int) -> bool:
     """Whether a queued request finds KV after `ahead` more steps: all contexts, one further step, and its own."""
     context = request.prompt + request.generated - (1 if request.status == MOVED else 0)
@@ -86,7 +87,7 @@ def fits(m: Records, r: Records, residues: Ints, slot: int, request: Records, ah
     return decode_kv(m, r, residues, slot, ahead + 1) + own <= m.kv_capacity
 
 
-@njit
+@compiled
 def steps_before_full(m: Records, r: Records, residues: Ints, slot: int, wanted: int) -> int:
     """How many of `wanted` decode steps the KV allows, at least 1.  A sequence that is alone goes on regardless."""
     n = r.decoding

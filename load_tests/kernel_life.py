@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from load_tests.kernel_kv import boundary_after, decode_kv, jump_seconds, steps_done
 from load_tests.kernel_observe import observe_steps
 from load_tests.kernel_route import reschedule, route
@@ -17,11 +15,12 @@ from load_tests.kernel_state import (
     Floats,
     Ints,
     Records,
+    compiled,
 )
 from load_tests.kernel_step import leave_fleet, start_follower
 
 
-@njit
+@compiled
 def join_fleet(
     pools: Records,
     replicas: Records,
@@ -49,7 +48,7 @@ def join_fleet(
         route(pools, replicas, requests, residues, routable, due, winners, q, t)
 
 
-@njit
+@compiled
 def leave_routing(pools: Records, replicas: Records, routable: Ints, slot: int) -> None:
     """Take a replica out of the routable list; the order of the others and the turn of round robin stay."""
     r = replicas[slot]
@@ -65,7 +64,7 @@ def leave_routing(pools: Records, replicas: Records, routable: Ints, slot: int) 
         m.turn = 0
 
 
-@njit
+@compiled
 def drain(
     pools: Records,
     replicas: Records,
@@ -85,7 +84,7 @@ def drain(
         leave_fleet(replicas, due, winners, departures, slot, t)
 
 
-@njit
+@compiled
 def fail(
     world: Records,
     pools: Records,
@@ -101,7 +100,7 @@ def fail(
     start_follower(world, transfers, requests, followers, q, t)
 
 
-@njit
+@compiled
 def kill(
     world: Records,
     pools: Records,
@@ -142,7 +141,7 @@ def kill(
     leave_fleet(replicas, due, winners, departures, slot, t)
 
 
-@njit
+@compiled
 def change_factor(replicas: Records, due: Floats, winners: Ints, slot: int, t: float, factor: float) -> None:
     """Steps that start after `t` take 1 / `factor` as long; a jump that runs is cut at its next boundary."""
     r = replicas[slot]
@@ -156,7 +155,7 @@ def change_factor(replicas: Records, due: Floats, winners: Ints, slot: int, t: f
             reschedule(due, winners, slot, r.started + jump_seconds(j, r.step_seconds, r.growth_seconds))
 
 
-@njit
+@compiled
 def show_replica(
     pools: Records, replicas: Records, residues: Ints, due: Floats, slot: int, now: float, row: Ints
 ) -> None:
@@ -170,7 +169,7 @@ def show_replica(
     row[5] = r.outstanding
 
 
-@njit
+@compiled
 def show_pool(
     pools: Records,
     replicas: Records,
@@ -193,7 +192,7 @@ def show_pool(
     return ready, total - ready
 
 
-@njit
+@compiled
 def count_pool(
     pools: Records,
     replicas: Records,

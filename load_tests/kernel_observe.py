@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from load_tests.kernel_kv import jump_seconds
 from load_tests.kernel_state import (
     E2E_AT,
@@ -23,10 +21,11 @@ from load_tests.kernel_state import (
     Floats,
     Ints,
     Records,
+    compiled,
 )
 
 
-@njit
+@compiled
 def bucket(bounds: Floats, value: float) -> int:
     """Index of the first bound that is not below `value` (Prometheus' ``le``); the number of bounds if none is."""
     i = 0
@@ -35,7 +34,7 @@ def bucket(bounds: Floats, value: float) -> int:
     return i
 
 
-@njit
+@compiled
 def observe_gaps(
     histograms: Ints, pool: int, sequences: int, steps: int, step_seconds: float, growth_seconds: float
 ) -> None:
@@ -52,7 +51,7 @@ def observe_gaps(
         i += 1
 
 
-@njit
+@compiled
 def observe_steps(r: Records, steps: int, counters: Records, histograms: Ints, at: int) -> None:
     """Add `steps` engine steps of the running jump to ``counters`` (one POOL record) and row `at` of ``histograms``."""
     n = r.decoding
@@ -69,7 +68,7 @@ def observe_steps(r: Records, steps: int, counters: Records, histograms: Ints, a
         observe_gaps(histograms, at, n, steps, r.step_seconds, r.growth_seconds)
 
 
-@njit
+@compiled
 def observe_first(m: Records, histograms: Ints, pool: int, request: Records) -> None:
     """A first token came."""
     seconds = request.first - request.arrival
@@ -78,14 +77,14 @@ def observe_first(m: Records, histograms: Ints, pool: int, request: Records) -> 
     histograms[pool, TTFT_AT + bucket(TTFT_BOUNDS, seconds)] += 1
 
 
-@njit
+@compiled
 def observe_gap(m: Records, histograms: Ints, pool: int, seconds: float) -> None:
     """One token came after a gap of its own: a recompute or a transfer lay in it."""
     m.itl_sum += seconds
     histograms[pool, ITL_AT + bucket(ITL_BOUNDS, seconds)] += 1
 
 
-@njit
+@compiled
 def observe_finish(m: Records, histograms: Ints, pool: int, request: Records) -> None:
     """A request ended well."""
     m.finished += 1

@@ -1,10 +1,11 @@
 """Who is next and who gets what: the tournament of due times, the heap of transfers, doors, routing and queues."""
 
+# The fields of a record have no type that mypy could see.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import math
-
-from numba import njit
 
 from load_tests.draws import uniform_at
 from load_tests.kernel_kv import boundary_after, fits
@@ -16,10 +17,11 @@ from load_tests.kernel_state import (
     Floats,
     Ints,
     Records,
+    compiled,
 )
 
 
-@njit
+@compiled
 def reschedule(due: Floats, winners: Ints, slot: int, at: float) -> None:
     """Set the next event of `slot` and replay its matches: the earlier wins, the lower slot at a tie."""
     due[slot] = at
@@ -30,7 +32,7 @@ def reschedule(due: Floats, winners: Ints, slot: int, at: float) -> None:
         node >>= 1
 
 
-@njit
+@compiled
 def push_transfer(world: Records, transfers: Records, at: float, request: int) -> None:
     """Put (at, request) on the heap of requests that are under way."""
     i = world[0].transfers
@@ -45,7 +47,7 @@ def push_transfer(world: Records, transfers: Records, at: float, request: int) -
     transfers[i].at, transfers[i].request = at, request
 
 
-@njit
+@compiled
 def pop_transfer(world: Records, transfers: Records) -> int:
     """Take the request that is due first off the heap, at a tie the lower request."""
     first = transfers[0].request
@@ -68,7 +70,7 @@ def pop_transfer(world: Records, transfers: Records) -> int:
     return first
 
 
-@njit
+@compiled
 def choose(pools: Records, routable: Ints, pool: int) -> int:
     """Position in the pool's routable list that takes the next request."""
     m = pools[pool]
@@ -94,7 +96,7 @@ def choose(pools: Records, routable: Ints, pool: int) -> int:
     return second if routable[pool, 1, second] < routable[pool, 1, first] else first
 
 
-@njit
+@compiled
 def change_outstanding(replicas: Records, routable: Ints, slot: int, by: int) -> None:
     """Count requests that came to a replica or ended there; routing sees the same number."""
     r = replicas[slot]
@@ -103,7 +105,7 @@ def change_outstanding(replicas: Records, routable: Ints, slot: int, by: int) ->
         routable[r.pool, 1, r.position] += by
 
 
-@njit
+@compiled
 def prefill_tokens(q: Records) -> int:
     """Tokens that a queued request still has to prefill."""
     if q.status == MOVED:
@@ -112,7 +114,7 @@ def prefill_tokens(q: Records) -> int:
     return context - min(q.cached, context - 1)
 
 
-@njit
+@compiled
 def enqueue(
     pools: Records, replicas: Records, requests: Records, residues: Ints, due: Floats, winners: Ints, q: int, t: float
 ) -> None:
@@ -142,7 +144,7 @@ def enqueue(
         reschedule(due, winners, slot, r.started + j * r.step_seconds + 0.5 * r.growth_seconds * (j * (j - 1.0)))
 
 
-@njit
+@compiled
 def route(
     pools: Records,
     replicas: Records,

@@ -1,8 +1,9 @@
 """Seats of a replica: who runs, the heap of decoding seats by the step that finishes them, and who came last."""
 
-from __future__ import annotations
+# The fields of a record have no type that mypy could see.
+# mypy: disable-error-code="no-any-return"
 
-from numba import njit
+from __future__ import annotations
 
 from load_tests.kernel_state import (
     CHAIN,
@@ -14,10 +15,11 @@ from load_tests.kernel_state import (
     STAMP,
     Ints,
     Records,
+    compiled,
 )
 
 
-@njit
+@compiled
 def take_seat(r: Records, seats: Ints, slot: int, q: int) -> int:
     """Seat for the newly admitted request `q`, stamped with the order of admission."""
     if r.free_seats > 0:
@@ -32,7 +34,7 @@ def take_seat(r: Records, seats: Ints, slot: int, q: int) -> int:
     return seat
 
 
-@njit
+@compiled
 def leave_seat(r: Records, seats: Ints, slot: int, seat: int) -> None:
     """Give a seat back."""
     seats[slot, OCCUPANT, seat] = -1
@@ -41,7 +43,7 @@ def leave_seat(r: Records, seats: Ints, slot: int, seat: int) -> None:
     r.free_seats += 1
 
 
-@njit
+@compiled
 def latest_admitted(r: Records, seats: Ints, slot: int) -> int:
     """The seat that was admitted last among those that run."""
     best = 0
@@ -51,7 +53,7 @@ def latest_admitted(r: Records, seats: Ints, slot: int) -> int:
     return best
 
 
-@njit
+@compiled
 def chain_completing(r: Records, seats: Ints, slot: int, seat: int) -> None:
     """Note that the prefill of `seat` completes in the step that is being planned."""
     seats[slot, CHAIN, seat] = -1
@@ -62,7 +64,7 @@ def chain_completing(r: Records, seats: Ints, slot: int, seat: int) -> None:
     r.complete_tail = seat
 
 
-@njit
+@compiled
 def _sift_up(seats: Ints, slot: int, i: int, entry: int) -> None:
     while i > 0:
         above = (i - 1) >> 1
@@ -74,7 +76,7 @@ def _sift_up(seats: Ints, slot: int, i: int, entry: int) -> None:
     seats[slot, KEY, i] = entry
 
 
-@njit
+@compiled
 def _sift_down(seats: Ints, slot: int, n: int, i: int, entry: int) -> None:
     child = 2 * i + 1
     while child < n:
@@ -90,7 +92,7 @@ def _sift_down(seats: Ints, slot: int, n: int, i: int, entry: int) -> None:
     seats[slot, KEY, i] = entry
 
 
-@njit
+@compiled
 def join_decode(
     m: Records, r: Records, seats: Ints, residues: Ints, slot: int, seat: int, context: int, steps: int
 ) -> None:
@@ -102,7 +104,7 @@ def join_decode(
         residues[slot, (context - r.clock) % m.block] += 1
 
 
-@njit
+@compiled
 def leave_decode(m: Records, r: Records, residues: Ints, slot: int, context: int) -> None:
     """Take the KV of one decoding sequence with `context` tokens out of the books."""
     r.kv -= context
@@ -110,7 +112,7 @@ def leave_decode(m: Records, r: Records, residues: Ints, slot: int, context: int
         residues[slot, (context - r.clock) % m.block] -= 1
 
 
-@njit
+@compiled
 def pop_finished(r: Records, seats: Ints, slot: int) -> int:
     """Take the seat that finishes first off the heap."""
     seat = seats[slot, KEY, 0] & SEAT_MASK
@@ -121,7 +123,7 @@ def pop_finished(r: Records, seats: Ints, slot: int) -> int:
     return seat
 
 
-@njit
+@compiled
 def remove_decoding(r: Records, seats: Ints, slot: int, seat: int) -> int:
     """Take `seat` out of the middle of the heap; returns the step at which it would have finished."""
     i = 0

@@ -9,16 +9,32 @@ Times are seconds since the start of the simulation, tokens and requests are cou
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-from numba import config
+from numba import config, njit
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Records = Any  # a structured array: typed by the dtypes below, which mypy cannot see
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """A function for the kernel's own use, compiled into its callers; to a type checker it stays what it was."""
+    made: Any = njit(function)
+    return cast("Function", made)
+
+
+def cached(function: Function) -> Function:
+    """An entry point of the kernel: compiled once per machine."""
+    made: Any = njit(cache=True)(function)
+    return cast("Function", made)
+
 
 INTERPRETED = bool(getattr(config, "DISABLE_JIT", 0))
 

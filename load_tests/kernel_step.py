@@ -5,11 +5,12 @@ latest admitted lose their KV while the next step would not fit; the partial pre
 the token budget; and the replica runs one step with prefill, or a jump of decode steps, or idles.
 """
 
+# The fields of a record have no type that mypy could see.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import math
-
-from numba import njit
 
 from load_tests.draws import child_key, normal_at
 from load_tests.kernel_kv import boundary_after, fits, jump_seconds, over_capacity, steps_before_full, whole_blocks
@@ -39,10 +40,11 @@ from load_tests.kernel_state import (
     Floats,
     Ints,
     Records,
+    compiled,
 )
 
 
-@njit
+@compiled
 def start_follower(world: Records, transfers: Records, requests: Records, followers: Ints, q: int, t: float) -> None:
     """In a closed loop the end of request `q` at `t` releases the request that follows it."""
     if followers.size > 0 and followers[q] >= 0:
@@ -51,7 +53,7 @@ def start_follower(world: Records, transfers: Records, requests: Records, follow
         push_transfer(world, transfers, requests[after].arrival, after)
 
 
-@njit
+@compiled
 def finish(
     world: Records,
     pools: Records,
@@ -74,7 +76,7 @@ def finish(
     start_follower(world, transfers, requests, followers, q, t)
 
 
-@njit
+@compiled
 def complete_prefills(
     world: Records,
     pools: Records,
@@ -124,7 +126,7 @@ def complete_prefills(
         seat = following
 
 
-@njit
+@compiled
 def preempt(m: Records, r: Records, requests: Records, seats: Ints, residues: Ints, slot: int, t: float) -> None:
     """The latest admitted loses its KV and goes to the head of the queue; all it has will be prefilled again."""
     seat = latest_admitted(r, seats, slot)
@@ -150,7 +152,7 @@ def preempt(m: Records, r: Records, requests: Records, seats: Ints, residues: In
     r.waiting_tokens += prefill_tokens(request)
 
 
-@njit
+@compiled
 def admit(m: Records, r: Records, requests: Records, seats: Ints, residues: Ints, slot: int) -> int:
     """Move the head of the queue into a seat; returns the seat if its prompt is to be prefilled, else -1."""
     q = r.queue_head
@@ -173,7 +175,7 @@ def admit(m: Records, r: Records, requests: Records, seats: Ints, residues: Ints
     return seat
 
 
-@njit
+@compiled
 def prefill_chunk(r: Records, requests: Records, seats: Ints, slot: int, budget: int) -> int:
     """Take the next chunk of the partial prefill, as far as `budget` goes; returns its tokens."""
     request = requests[seats[slot, OCCUPANT, r.partial]]
@@ -186,7 +188,7 @@ def prefill_chunk(r: Records, requests: Records, seats: Ints, slot: int, budget:
     return chunk
 
 
-@njit
+@compiled
 def slowness(world: Records, r: Records, t: float) -> float:
     """Factor on the durations of steps that start at `t`: the replica's capacity, and noise per 10-s window."""
     factor = 1.0 / r.factor
@@ -197,7 +199,7 @@ def slowness(world: Records, r: Records, t: float) -> float:
     return factor
 
 
-@njit
+@compiled
 def plan(
     world: Records,
     m: Records,
@@ -253,7 +255,7 @@ def plan(
     return t + jump_seconds(r.steps, r.step_seconds, r.growth_seconds)
 
 
-@njit
+@compiled
 def end_step(
     world: Records,
     pools: Records,
@@ -295,7 +297,7 @@ def end_step(
         leave_fleet(replicas, due, winners, departures, slot, t)
 
 
-@njit
+@compiled
 def leave_fleet(replicas: Records, due: Floats, winners: Ints, departures: Floats, slot: int, t: float) -> None:
     """The replica is empty and gone at `t`; its slot is free."""
     r = replicas[slot]
