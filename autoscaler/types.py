@@ -290,7 +290,8 @@ class Forecast:
     """Quantiles of the *maximum* work rate (Erlangs, replica-seconds per second) inside windows of the future.
 
     `windows`: (start_seconds, end_seconds) relative to `at_seconds`.  `values`: shape (len(windows), len(levels)); rows
-    ascend with the level.  `expert` names what carried most of the weight.
+    ascend with the level.  `expert` names what carried most of the weight.  `matured`: forecasts of the first window whose
+    outcome is known by now; `coverage`: the share of them, over about a day, that stayed below the 0.95 quantile.
     """
 
     at_seconds: int
@@ -298,6 +299,8 @@ class Forecast:
     windows: tuple[tuple[int, int], ...]
     values: tuple[tuple[float, ...], ...]
     expert: str = ""
+    matured: int = 0
+    coverage: float | None = None
 
     def value(self, window: int, level: float) -> float:
         """The quantile at one of `levels` of the `window`-th window."""
@@ -330,7 +333,7 @@ class Capacity:
             return known[0][1]
         for (n0, load0), (n1, load1) in pairwise(known):
             if n <= n1:
-                share = (n0**-0.5 - n**-0.5) / (n0**-0.5 - n1**-0.5)
+                share = (1 / math.sqrt(n0) - 1 / math.sqrt(n)) / (1 / math.sqrt(n0) - 1 / math.sqrt(n1))
                 return load0 + (load1 - load0) * share
         return known[-1][1]
 
@@ -373,8 +376,10 @@ class Decision:
 class State:
     """What the decision itself must remember between steps; small, and written with every Step.
 
-    `recommended`: (at_seconds, replicas) pairs, descending in replicas, for the keep window.  `scaled`: (at_seconds,
-    from, to) changes for the rate limits.  `seen`: signal groups that this pool has ever reported.
+    `recommended`: (at_seconds, replicas) pairs, descending in replicas, for windows that look for the largest;
+    `recommended_low`: ascending, for those that look for the least.  `scaled`: (at_seconds, from, to) changes for the rate
+    limits.  `seen`: signal groups that this pool has ever reported.  `prompt_weight`, `output_weight`: decayed numbers of
+    requests behind the mean lengths.
     """
 
     at_seconds: int | None = None
@@ -386,19 +391,23 @@ class State:
     unknown_since_seconds: int | None = None
     mean_prompt_tokens: float | None = None
     mean_output_tokens: float | None = None
-    lengths_weight: float = 0.0
-    log_gamma: float = 0.0
+    prompt_weight: float = 0.0
+    output_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One turn of the loop: facts, beliefs, choice.  One Step is one log line."""
+    """One turn of the loop: facts, beliefs, choice.  One Step is one log line.
+
+    `work`: replica-seconds of work per second that arrived since the last Observation.  `proposals`: what every policy
+    with an opinion recommended, binding or not.
+    """
 
     observation: Observation
-    forecast: Forecast | None
-    capacity: Capacity | None
-    work: float | None
-    proposals: tuple[Reason, ...]
+    forecast: Forecast | None = None
+    capacity: Capacity | None = None
+    work: float | None = None
+    proposals: tuple[Reason, ...] = ()
     state: State
     decision: Decision
 

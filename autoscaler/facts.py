@@ -1,0 +1,90 @@
+"""What a policy may know when it chooses: one frozen view of the present, the beliefs and the recent past."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoscaler.signals import SIGNALS, window_mean
+from autoscaler.types import Capacity, Demand, Forecast, Observation, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """`recent` holds the last Observations, oldest first, the present one included.  `current` is the number asked for.
+
+    `unknown`: declared signal groups that are missing now, so that nothing may be lowered.
+    """
+
+    observation: Observation
+    recent: tuple[Observation, ...]
+    state: State
+    current: int
+    forecast: Forecast | None = None
+    capacity: Capacity | None = None
+    unknown: tuple[str, ...] = ()
+
+    def signal(self, name: str, window_seconds: int) -> float | None:
+        """The mean of a signal of `SIGNALS` over the last `window_seconds`; None if unknown."""
+        row = SIGNALS[name]
+        return window_mean(self.recent, row.read, row.kind, window_seconds)
+
+    def work(self, window_seconds: int) -> float | None:
+        """Work that arrived per second, in Erlangs (replica-seconds per second), over the last `window_seconds`."""
+        capacity = self.capacity
+        if capacity is None:
+            return None
+        return window_mean(self.recent, lambda o: work_of(o.demand, capacity, self.state), "count", window_seconds)
+
+    def backlog(self) -> float | None:
+        """Queued work in replica-seconds: waiting prompt tokens and the answers they will ask for.
+
+        Sums over replicas of which some were silent are scaled up to all of them.
+        """
+        load, capacity = self.observation.load, self.capacity
+        if load is None or capacity is None or load.waiting_requests is None:
+            return None
+        tokens = load.waiting_prompt_tokens
+        if tokens is None:
+            tokens = load.waiting_requests * (self.state.mean_prompt_tokens or 0.0)
+        per_request = capacity.seconds_per_request + capacity.seconds_per_output_token * capacity.mean_output_tokens
+        queued = capacity.seconds_per_prompt_token * tokens + load.waiting_requests * per_request
+        ready, reporting = self.observation.replicas.ready, load.replicas_reporting
+        return queued * ready / reporting if reporting and reporting < ready else queued
+
+    def projected_backlog(self, queued: float, work: float, seconds: float) -> float:
+        """The queue (replica-seconds) `seconds` from now, if `work` Erlangs go on arriving and nothing more is ordered.
+
+        Replicas that are starting help from their expected ready time on; those without one, not within the horizon.
+        """
+        capacity, replicas = self.capacity, self.observation.replicas
+        if capacity is None:
+            return queued
+        feasible = capacity.feasible(self.current)
+        now, end = 0.0, seconds
+        joins = sorted(at - self.observation.at_seconds for at in replicas.starting_ready_at_seconds)
+        serving = replicas.ready
+        for join in [*(min(max(0.0, j), end) for j in joins), end]:
+            queued = max(0.0, queued + (work - serving * feasible) * (join - now))
+            now, serving = join, serving + 1
+        return queued
+
+
+def work_of(demand: Demand | None, capacity: Capacity, state: State) -> float | None:
+    """Replica-seconds of work in `demand`: w_r*requests + w_p*(prompt - cached) + w_o*output.
+
+    Output is counted at arrival: arriving requests times the mean length of finished ones, not the tokens delivered,
+    which saturation would cap.  Prompt tokens that are not measured are taken at their mean length; None without both.
+    """
+    if demand is None or demand.requests is None:
+        return None
+    prompt = demand.prompt_tokens
+    if prompt is None:
+        if state.mean_prompt_tokens is None:
+            return None
+        prompt = demand.requests * state.mean_prompt_tokens
+    uncached = max(0.0, prompt - (demand.cached_prompt_tokens or 0.0))
+    return (
+        demand.requests
+        * (capacity.seconds_per_request + capacity.seconds_per_output_token * capacity.mean_output_tokens)
+        + capacity.seconds_per_prompt_token * uncached
+    )

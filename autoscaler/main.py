@@ -1,0 +1,237 @@
+"""The command line, and the root that puts the rooms together.  Nobody imports it.
+
+Exit codes: 0 done, 1 a check failed (a replay differs, an SLO gate is missed), 2 something a person wrote is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import autoscaler
+from autoscaler.config import load_config
+from autoscaler.embed import autoscaler_for
+from autoscaler.errors import AutoscalerError, ConfigError, ReplayMismatch
+from autoscaler.log import fingerprint, first_difference, read, replay, segments, settings_of, verify
+from autoscaler.record import parse_line, step_of
+from autoscaler.schema import json_schema
+from autoscaler.settings import FileSettings, PoolSettings
+from autoscaler.types import Step
+from autoscaler.views import explain
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except ReplayMismatch as error:
+        print(f"autoscaler: {error}", file=sys.stderr)
+        return 1
+    except AutoscalerError as error:
+        print(f"autoscaler: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in ("numpy", "numba", "rich", "yaml", "scipy"):
+            raise
+        print(f"autoscaler: error: {error.name} is missing: pip install 'replicast[sim]'", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("autoscaler: interrupted", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="autoscaler", description="An autoscaler for LLM inference that says why.", allow_abbrev=False
+    )
+    top.add_argument("--version", action="version", version=f"autoscaler {autoscaler.__version__}")
+    verbs = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def verb(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one.set_defaults(run=run)
+        return one
+
+    demo = verb("demo", _demo, "Replay two real LLM traces against a simulated fleet; one table, one report.")
+    demo.add_argument("--out", type=Path, default=Path("out"), help="directory of the report (default: out)")
+    demo.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+    simulate = verb("simulate", _simulate, "Run the policies of a scenario on a simulated fleet and compare them.")
+    simulate.add_argument("scenario", nargs="+", help="scenario file, or builtin:NAME")
+    simulate.add_argument("--policy", action="append", help="run only this policy of the scenario; may be repeated")
+    simulate.add_argument("--seed", type=int, action="append", help="seed instead of the scenario's; may be repeated")
+    simulate.add_argument("--html", type=Path, help="write the interactive report here")
+    simulate.add_argument("--log", type=Path, help="write the step logs of our policies below this directory")
+    simulate.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+    told = verb("explain", _explain, "Tell the decisions of a step log in plain words.")
+    told.add_argument("log", type=Path, help="directory of a pool's log, or one segment")
+    told.add_argument("--last", type=int, help="only the last N decisions")
+    told.add_argument("--at", type=int, help="only the decision in force at this Unix second")
+    told.add_argument("--all", action="store_true", help="also decisions that changed nothing")
+    told.add_argument("--json", action="store_true", help="print the steps as JSON lines")
+
+    again = verb("replay", _replay, "Decide every recorded step again: byte for byte, or under another config.")
+    again.add_argument("log", type=Path, help="directory of a pool's log, or one segment")
+    again.add_argument("--config", type=Path, help="what would this config have decided? (open loop)")
+    again.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+    check = verb("validate", _validate, "Check config, scenario, profile and trace files.")
+    check.add_argument("files", nargs="+", help="files, or builtin:NAME")
+
+    schema = verb("schema", _schema, "Print the JSON Schema of a kind of file.")
+    schema.add_argument("kind", nargs="?", default="config", choices=("config", "scenario", "profile"))
+
+    bench = verb("bench", _bench, "Measure on this machine.")
+    bench.add_argument("name", nargs="?", help="sim, step, validate, ... (default: list them)")
+    bench.add_argument("--quick", action="store_true", help="smaller sizes, for a look")
+    bench.add_argument("--json", action="store_true", help="print the rows as JSON")
+    return top
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from load_tests.demo import demo
+
+    return demo(arguments.out, as_json=arguments.json)
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from load_tests.simulator import simulate_files
+
+    return simulate_files(
+        arguments.scenario,
+        policies=arguments.policy,
+        seeds=arguments.seed,
+        html=arguments.html,
+        log=arguments.log,
+        as_json=arguments.json,
+    )
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    steps: list[Step] = []
+    for segment in segments(arguments.log):
+        steps += [step_of(line.data) for line in read(segment) if line.kind == "step"]
+    if arguments.at is not None:
+        steps = [s for s in steps if s.observation.at_seconds <= arguments.at][-1:]
+        if not steps:
+            raise ConfigError("--at", f"{arguments.at} must not be before the first step of the log")
+    elif not arguments.all:
+        changed = [s for s in steps if s.decision.replicas != s.observation.replicas.desired]
+        if not changed and steps:
+            print(f"{len(steps)} steps, and none changed the number; the last of them:", file=sys.stderr)
+        steps = changed or steps[-1:]
+    if arguments.last is not None:
+        if arguments.last < 1:
+            raise ConfigError("--last", f"{arguments.last} must be >= 1")
+        steps = steps[-arguments.last :]
+    for step in steps:
+        print(step.to_json() if arguments.json else explain(step))
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    recorded = settings_of(arguments.log)
+    if arguments.config is not None:
+        return _what_if(arguments, recorded)
+    header = next(read(segments(arguments.log)[-1]))
+    here, there = fingerprint(), header.data.get("fingerprint", {})
+    odd = {k: (there.get(k), v) for k, v in here.items() if there.get(k) != v}
+    if odd and not arguments.json:
+        for name, (was, now) in odd.items():
+            print(f"note: recorded with {name} {was}, replayed with {now}", file=sys.stderr)
+    count = verify(autoscaler_for(recorded), arguments.log)
+    if arguments.json:
+        print(json.dumps({"steps": count, "identical": True, "fingerprint_differs": sorted(odd)}))
+    else:
+        print(f"{count} steps decided again, every byte the same")
+    return 0
+
+
+def _what_if(arguments: argparse.Namespace, recorded: PoolSettings) -> int:
+    pools = {p.name: p for p in load_config(arguments.config).pools}
+    if recorded.name not in pools:
+        raise ConfigError("pools", f"must hold {recorded.name!r}, the pool of this log")
+    differing, count, added = [], 0, 0
+    for line, step in replay(autoscaler_for(pools[recorded.name]), arguments.log):
+        count += 1
+        was, now = line.data["decision"]["replicas"], step.decision.replicas
+        added += now - was
+        if was != now:
+            where, _, _ = first_difference(line.data["decision"], parse_line(step.to_json())["decision"])
+            differing.append(
+                {"at_seconds": step.decision.at_seconds, "was": was, "now": now, "first_difference": where}
+            )
+    if arguments.json:
+        print(json.dumps({"steps": count, "open_loop": True, "differing": differing}))
+        return 0
+    print("open loop: the recorded observations answer to the recorded decisions, not to these")
+    for one in differing[:20]:
+        print(f"  {one['at_seconds']}  {one['was']} -> {one['now']}")
+    more = f" (and {len(differing) - 20} more)" if len(differing) > 20 else ""
+    mean = added / count if count else 0.0
+    print(f"{len(differing)} of {count} decisions differ{more}, by {mean:+.2f} replicas on average")
+    return 0
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    for name in arguments.files:
+        print(f"{name}: {_kind_of_file(name)}")
+    return 0
+
+
+def _kind_of_file(name: str) -> str:
+    """What a file is, once it has been read without an error."""
+    from autoscaler.config import load_mapping
+
+    path = Path(name)
+    if path.suffix.lower() in (".json", ".toml", ".yaml", ".yml"):
+        data = load_mapping(path)
+        if "pools" in data:
+            pools = load_config(path).pools
+            return f"a config of {len(pools)} pool{'s' if len(pools) != 1 else ''}: {', '.join(p.name for p in pools)}"
+        if "step" in data or "roofline" in data or "linear" in data or "weights_gb" in data:
+            from serving.profiles import load_profile
+
+            return f"a replica profile: {load_profile(path).id}"
+    if path.suffix.lower() in (".json", ".toml", ".yaml", ".yml") or name.startswith("builtin:"):
+        from load_tests.scenario import load_scenario
+
+        return f"a scenario: {load_scenario(name).name}"
+    from load_tests.traces import load_trace
+
+    return f"a trace: {load_trace(name)}"
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    kind: type = FileSettings
+    if arguments.kind == "scenario":
+        from load_tests.scenario import Scenario
+
+        kind = Scenario
+    elif arguments.kind == "profile":
+        from serving.profiles import Profile
+
+        kind = Profile
+    print(json.dumps(json_schema(kind), indent=2))
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from load_tests.bench import bench
+
+    return bench(arguments.name, quick=arguments.quick, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

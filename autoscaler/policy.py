@@ -1,0 +1,215 @@
+"""The policies: each turns Facts into one number of replicas, or has no opinion.
+
+The largest recommendation wins; limits follow.  All are pure and need no state but the window of Observations in Facts.
+A policy made by hand is a settings object of `autoscaler.settings`; `Work`, `InFlight` and `Ahead` are what the
+strategies are made of (docs: how it decides).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoscaler import cron
+from autoscaler.facts import Facts
+from autoscaler.ports import Policy
+from autoscaler.settings import (
+    BacklogSettings,
+    CronSettings,
+    PolicySettings,
+    PredictiveSettings,
+    SaturationSettings,
+    TargetTrackingSettings,
+    WorkSettings,
+)
+from autoscaler.signals import SIGNALS
+from autoscaler.types import Forecast, Reason
+from autoscaler.units import replicas_for
+
+# A forecast acts once so many of them have matured, and while its quantile held in at least (quantile - slack) of cases.
+LEAST_MATURED = 200
+COVERAGE_SLACK = 0.03
+
+
+def _reason(rule: str, facts: Facts, after: int, **inputs: float | str | None) -> Reason:
+    kept = tuple((n, v if isinstance(v, str) else float(v)) for n, v in inputs.items() if v is not None)
+    return Reason(rule=rule, before=facts.current, after=after, inputs=kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetTracking:
+    """Kubernetes' rule on any signal: as many replicas as bring it to its target (reference: HPA v2).
+
+    A signal of the pool is divided by the target per replica; a signal per replica scales the ready count by its ratio
+    to the target, silent replicas counting as at the target on the way down and as idle on the way up.  Inside the
+    tolerance, or when the correction turns the direction, nothing changes.
+    """
+
+    settings: TargetTrackingSettings
+
+    def recommend(self, facts: Facts) -> Reason | None:
+        s = self.settings
+        value = facts.signal(s.signal, s.window_seconds)
+        if value is None:
+            return None
+        if SIGNALS[s.signal].spread == "pool":
+            ratio = value / (s.target * facts.current) if facts.current else None
+            wanted = replicas_for(value / s.target)
+        else:
+            ready = facts.observation.replicas.ready
+            ratio = self._corrected(facts, value / s.target, ready)
+            if not ready or ratio is None:
+                return None
+            wanted = replicas_for(ready * ratio)
+        if ratio is not None and abs(ratio - 1) <= s.tolerance_fraction:
+            wanted = facts.current
+        return _reason(f"target:{s.signal}", facts, wanted, value=value, target=s.target, ratio=ratio)
+
+    @staticmethod
+    def _corrected(facts: Facts, ratio: float, ready: int) -> float | None:
+        load = facts.observation.load
+        reporting = ready if load is None or load.replicas_reporting is None else min(ready, load.replicas_reporting)
+        silent = ready - reporting
+        if silent <= 0 or not ready:
+            return ratio
+        corrected = (ratio * reporting + (silent if ratio < 1 else 0.0)) / ready
+        return 1.0 if (corrected - 1) * (ratio - 1) < 0 else corrected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """As many replicas as carry what arrives and drain what will be queued when a replica ordered now is ready."""
+
+    settings: BacklogSettings
+
+    def recommend(self, facts: Facts) -> Reason | None:
+        queued, capacity = facts.backlog(), facts.capacity
+        if queued is None or capacity is None:
+            return None
+        work = facts.work(60) or 0.0
+        feasible = capacity.feasible(facts.current)
+        ahead = facts.projected_backlog(queued, work, capacity.startup(0.9))
+        wanted = replicas_for((work + ahead / self.settings.drain_seconds) / feasible)
+        return _reason(
+            "backlog", facts, wanted, queued_seconds=queued, queued_when_ready_seconds=ahead,
+            drain_seconds=self.settings.drain_seconds, work=work, feasible_load=feasible,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saturation:
+    """As many replicas as bring KV use and the queue per replica below their marks."""
+
+    settings: SaturationSettings
+
+    def recommend(self, facts: Facts) -> Reason | None:
+        s, ready = self.settings, facts.observation.replicas.ready
+        kv = facts.signal("kv_cache_fraction", s.window_seconds)
+        waiting = facts.signal("waiting_requests", s.window_seconds)
+        if not ready or (kv is None and waiting is None):
+            return None
+        by_kv = replicas_for(ready * kv / s.kv_cache_fraction) if kv is not None else 0
+        by_queue = replicas_for(waiting / s.waiting_requests_per_replica) if waiting is not None else 0
+        return _reason(
+            "saturation", facts, max(by_kv, by_queue), kv_cache_fraction=kv, waiting_requests=waiting, ready=ready
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cron:
+    """The largest `min_replicas` of the schedule entries that are active now."""
+
+    settings: CronSettings
+
+    def recommend(self, facts: Facts) -> Reason | None:
+        at = facts.observation.at_seconds
+        floors = [e.min_replicas for e in self.settings.schedule if e.min_replicas is not None and cron.active(e, at)]
+        return _reason("schedule", facts, max(floors), bound=max(floors)) if floors else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """Carry a quantile of the work forecast for the moment when a replica ordered now would be ready."""
+
+    settings: PredictiveSettings = PredictiveSettings()
+    trusted_only: bool = False
+
+    def recommend(self, facts: Facts) -> Reason | None:
+        forecast, capacity = facts.forecast, facts.capacity
+        if forecast is None or capacity is None or self.settings.quantile not in forecast.levels:
+            return None
+        if self.trusted_only and not trusted(forecast, self.settings.quantile):
+            return None
+        value = forecast.value(0, self.settings.quantile)
+        feasible = capacity.feasible(facts.current)
+        start, end = forecast.windows[0]
+        return _reason(
+            "predictive", facts, replicas_for(value / feasible), quantile=self.settings.quantile, work=value,
+            feasible_load=feasible, start_seconds=start, end_seconds=end, expert=forecast.expert,
+        )  # fmt: skip
+
+
+def trusted(forecast: Forecast, quantile: float) -> bool:
+    """True once the forecast has earned it: enough matured forecasts, and its quantile held as often as it says."""
+    if forecast.matured < LEAST_MATURED or forecast.coverage is None:
+        return False
+    return forecast.coverage >= quantile - COVERAGE_SLACK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Carry the work that arrives at `utilization_fraction` of what replicas can, and drain the queue meanwhile.
+
+    replicas = (work / utilization + backlog / drain_seconds) / feasible load.  With no
+    replica ready the newest Observation alone counts if it says more: a wake does not wait for an average.
+    """
+
+    settings: WorkSettings = WorkSettings()
+
+    def recommend(self, facts: Facts) -> Reason | None:
+        s, capacity = self.settings, facts.capacity
+        work, newest = facts.work(s.window_seconds), facts.work(1)
+        asleep = facts.observation.replicas.ready == 0
+        if asleep and newest is not None:
+            work = max(work or 0.0, newest)
+        if work is None or capacity is None:
+            return None
+        queued = facts.backlog()
+        feasible = capacity.feasible(facts.current)
+        wanted = replicas_for((work / s.utilization_fraction + (queued or 0.0) / s.drain_seconds) / feasible)
+        return _reason(
+            "wake" if asleep and facts.current == 0 and wanted else "reactive", facts, wanted, work=work,
+            queued_seconds=queued, feasible_load=feasible, utilization_fraction=s.utilization_fraction,
+            window_seconds=s.window_seconds, drain_seconds=s.drain_seconds,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFlight:
+    """Never fewer replicas than hold the KV of what is running now, nor none while anything runs or waits."""
+
+    kv_cache_fraction: float = 0.9
+
+    def recommend(self, facts: Facts) -> Reason | None:
+        load, ready = facts.observation.load, facts.observation.replicas.ready
+        if load is None or not ready:
+            return None
+        kv, held = load.kv_cache_fraction, (load.running_requests or 0.0) + (load.waiting_requests or 0.0)
+        by_kv = replicas_for(ready * kv / self.kv_cache_fraction) if kv is not None else 0
+        wanted = max(by_kv, 1 if held > 0 else 0)
+        return _reason("in_flight", facts, wanted, kv_cache_fraction=kv, requests=held) if wanted else None
+
+
+_POLICIES: dict[type, type] = {
+    TargetTrackingSettings: TargetTracking,
+    BacklogSettings: Backlog,
+    SaturationSettings: Saturation,
+    CronSettings: Cron,
+    PredictiveSettings: Ahead,
+    WorkSettings: Work,
+}
+
+
+def policy_of(settings: PolicySettings) -> Policy:
+    """The policy that a settings object asks for."""
+    policy: Policy = _POLICIES[type(settings)](settings=settings)
+    return policy

@@ -1,0 +1,281 @@
+"""What a person may set.  Each class is its own section of the config: a field's sentence says unit, default and why.
+
+The defaults are the product: a pool that states nothing but its SLO must already be good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autoscaler import cron
+from autoscaler.errors import ConfigError
+from autoscaler.schema import setting
+from autoscaler.signals import SIGNALS
+
+# The quantiles that every forecast gives.
+QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """The promise: `attainment_fraction` of arrived requests meet both limits."""
+
+    ttft_seconds: float = setting(
+        1.0, "Longest time to first token, in seconds; 1 s reads as prompt in a chat.", above=0
+    )
+    itl_seconds: float = setting(
+        0.05, "Largest mean inter-token latency of a request, in seconds; 50 ms is faster than people read.", above=0
+    )
+    attainment_fraction: float = setting(
+        0.99, "Share of arrived requests that must meet both limits.", above=0, below=1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """How fast one direction may go: the larger of two allowances per period; both None means no limit."""
+
+    stabilization_seconds: int = setting(
+        0, "Seconds that every recommendation must agree before acting; 0, the default, is off.", low=0, high=86400
+    )
+    max_replicas_per_period: int | None = setting(None, "Replicas per period; None is no limit.", low=1)
+    max_fraction_per_period: float | None = setting(
+        None, "Fraction of the replicas at the period's start (1.0 doubles); None is no limit.", above=0
+    )
+    period_seconds: int = setting(60, "Length of the period in seconds.", low=1, high=86400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleEntry:
+    """Bounds that hold between a start and an end, both cron expressions in a time zone."""
+
+    start: str = setting(doc="Cron expression (minute hour day month weekday) of the instants at which it begins.")
+    end: str = setting(doc="Cron expression of the instants at which it ends.")
+    time_zone: str = setting("UTC", "IANA time zone of both expressions.")
+    min_replicas: int | None = setting(None, "Lower bound while active; None leaves the pool's.", low=0)
+    max_replicas: int | None = setting(None, "Upper bound while active; None leaves the pool's.", low=0)
+
+    def __post_init__(self) -> None:
+        if self.min_replicas is None and self.max_replicas is None:
+            raise ConfigError("min_replicas", "an entry must set min_replicas, max_replicas or both")
+        if self.min_replicas is not None and self.max_replicas is not None and self.max_replicas < self.min_replicas:
+            raise ConfigError("max_replicas", f"{self.max_replicas} is below min_replicas {self.min_replicas}")
+        cron.check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How few, how many, how fast.  Limits only narrow what policies recommend."""
+
+    min_replicas: int = setting(1, "Lower bound; 0 allows scaling to zero.", low=0, high=100000)
+    max_replicas: int = setting(100, "Upper bound; it holds even when nothing is known.", low=0, high=100000)
+    tolerance_fraction: float = setting(
+        0.0,
+        "Leave the number alone while it is off by no more than this fraction; 0, the default, is off.",
+        low=0,
+        below=1,
+    )
+    scale_up: Rate = setting(factory=Rate, doc="Limits of the way up; none by default: late capacity breaks the SLO.")
+    scale_down: Rate = setting(factory=Rate, doc="Limits of the way down; none by default: the keep window does this.")
+    schedule: tuple[ScheduleEntry, ...] = setting((), "Bounds by time of day.")
+
+    def __post_init__(self) -> None:
+        if self.max_replicas < self.min_replicas:
+            raise ConfigError("max_replicas", f"{self.max_replicas} is below min_replicas {self.min_replicas}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetTrackingSettings:
+    """As many replicas as bring a signal to its target (the rule of Kubernetes' HPA)."""
+
+    kind: Literal["target_tracking"] = "target_tracking"
+    signal: str = setting(doc=f"One of {', '.join(SIGNALS)}.")
+    target: float = setting(
+        doc="Wanted value, in the signal's unit: per replica for sums, as it is for means.", above=0
+    )
+    window_seconds: int = setting(60, "Seconds over which the signal is averaged.", low=1, high=3600)
+    tolerance_fraction: float = setting(
+        0.1, "Do nothing while the ratio is within 1 +- this; 0 is off.", low=0, below=1
+    )
+
+    def __post_init__(self) -> None:
+        if self.signal not in SIGNALS:
+            raise ConfigError("signal", f"{self.signal!r} must be one of {', '.join(SIGNALS)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BacklogSettings:
+    """As many replicas as carry what arrives and drain the queue in time."""
+
+    kind: Literal["backlog"] = "backlog"
+    drain_seconds: float = setting(30.0, "Seconds in which queued work shall be gone.", above=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaturationSettings:
+    """As many replicas as bring KV use and queue per replica below their marks."""
+
+    kind: Literal["saturation"] = "saturation"
+    kv_cache_fraction: float = setting(0.8, "KV use that replicas should not exceed on average.", above=0, high=1)
+    waiting_requests_per_replica: float = setting(5.0, "Waiting requests per replica that are tolerated.", above=0)
+    window_seconds: int = setting(30, "Seconds over which both are averaged.", low=1, high=3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CronSettings:
+    """The largest min_replicas of the active entries."""
+
+    kind: Literal["cron"] = "cron"
+    schedule: tuple[ScheduleEntry, ...] = setting(doc="Entries with min_replicas.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictiveSettings:
+    """A quantile of the work forecast for the moment when a replica ordered now would be ready."""
+
+    kind: Literal["predictive"] = "predictive"
+    quantile: float = setting(0.95, "Quantile of the maximum work in the window ahead; higher is safer and dearer.")
+
+    def __post_init__(self) -> None:
+        if self.quantile not in QUANTILES:
+            raise ConfigError("quantile", f"{self.quantile!r} must be one of {', '.join(map(str, QUANTILES))}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkSettings:
+    """As many replicas as carry the arriving work at a utilization, and drain the queue meanwhile."""
+
+    kind: Literal["work"] = "work"
+    utilization_fraction: float = setting(0.8, "Share of the SLO-feasible load to plan for.", above=0, high=2)
+    window_seconds: int = setting(60, "Seconds over which arriving work is averaged.", low=1, high=3600)
+    drain_seconds: float = setting(30.0, "Seconds in which queued work shall be gone.", above=0)
+
+
+PolicySettings = (
+    TargetTrackingSettings | BacklogSettings | SaturationSettings | CronSettings | PredictiveSettings | WorkSettings
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSettings:
+    """What is believed of one replica before anything was measured."""
+
+    profile: str | None = setting(
+        None, "Id of a shipped profile (model_precision_gpu_tpN); None starts from a cautious generic replica."
+    )
+    max_num_seqs: int | None = setting(
+        None, "Seats of the engine (vLLM --max-num-seqs); None takes the profile's.", low=1
+    )
+    max_num_batched_tokens: int | None = setting(
+        None, "Token budget of an engine step (vLLM --max-num-batched-tokens); None takes the profile's.", low=1
+    )
+    kv_capacity_tokens: int | None = setting(
+        None, "KV cache in tokens, as the engine prints it; None: the profile's.", low=1
+    )
+    mean_prompt_tokens: float = setting(1000.0, "Prompt length assumed until measured, in tokens.", above=0)
+    mean_output_tokens: float = setting(200.0, "Output length assumed until measured, in tokens.", above=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartupSettings:
+    """What is believed of a replica's birth before any was seen."""
+
+    profile: str = setting("warm_node_remote", "Id of a shipped start-up profile, which sums stages for the replica.")
+    median_seconds: float | None = setting(
+        None, "Order to ready, in seconds, if known; None takes the profile's.", above=0, high=86400
+    )
+    sigma: float | None = setting(None, "Standard deviation of log seconds; None takes the profile's.", low=0, high=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSettings:
+    """What is scaled.  Read by the hosts that scale it; an embedded pool leaves that to its host."""
+
+    kind: Literal["deployment", "statefulset", "inference_service", "leader_worker_set", "processes"] = "deployment"
+    namespace: str = setting("default", "Namespace of the object.")
+    name: str = setting(doc="Name of the object.")
+    gpus_per_replica: float = setting(1.0, "GPUs that one replica holds; fractions are allowed.", above=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """Where Observations come from.  Read by the hosts that fetch them; an embedded pool is handed its own."""
+
+    kind: Literal["prometheus", "scrape"] = "prometheus"
+    url: str = setting(doc="Base URL of the server.")
+    engine: str = setting("vllm", "Row of the engine table.")
+    window_seconds: int = setting(60, "Seconds over which rates are formed.", low=1, high=3600)
+    stale_after_seconds: int = setting(45, "Older samples count as missing.", low=1, high=86400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreloadSettings:
+    """Who brings weights nearer ahead of need."""
+
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """One pool: its promise, its bounds, and (where wanted by hand) its policies."""
+
+    name: str = setting(doc="Name of the pool: the `pool` of its Observations.")
+    slo: Slo = setting(factory=Slo, doc="The promise to hold.")
+    strategy: Literal["observer", "reactive", "predictive", "auto"] = setting(
+        "auto",
+        "observer acts on nothing and says what auto would do; reactive follows what arrives; predictive also follows"
+        " the forecast; auto lets the forecast act once it has earned trust.",
+    )
+    policies: tuple[PolicySettings, ...] = setting(
+        (), "Policies by hand, the largest recommendation wins; empty, the default, lets `strategy` decide."
+    )
+    limits: Limits = setting(factory=Limits, doc="Bounds and rates.")
+    replica: ReplicaSettings = setting(factory=ReplicaSettings, doc="Prior of one replica.")
+    startup: StartupSettings = setting(factory=StartupSettings, doc="Prior of a start-up.")
+    target: TargetSettings | None = setting(None, "What is scaled, for the hosts that scale it.")
+    source: SourceSettings | None = setting(None, "Where Observations come from, for the hosts that fetch them.")
+    preload: PreloadSettings = setting(factory=PreloadSettings, doc="Who brings weights nearer ahead of need.")
+    interval_seconds: int = setting(10, "Seconds from one decision to the next.", low=1, high=3600)
+    keep_seconds: int | None = setting(
+        None,
+        "Keep a replica that was wanted within so many seconds; None is the longer of the start-up time and 300 s,"
+        " 0 is off.",
+        low=0,
+        high=86400,
+    )
+    expects: tuple[Literal["demand", "load", "latency"], ...] = setting(
+        (),
+        "Signals that this pool's source delivers: one that is missing makes the tick unknown, and nothing is lowered."
+        " Empty: those that have been seen.",
+    )
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name in (".", ".."):
+            raise ConfigError("name", f"{self.name!r} must be a non-empty name without '/'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """Where Steps are written."""
+
+    path: str = setting("steps.jsonl", "Directory or first file of the step log; one log per pool is kept there.")
+    segment_bytes: int = setting(64_000_000, "A segment rotates beyond this size.", low=10_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSettings:
+    """A whole config file."""
+
+    version: Literal[1] = setting(doc="Version of the file's form: 1.")
+    interval_seconds: int | None = setting(None, "Default of every pool's interval_seconds.", low=1, high=3600)
+    log: LogSettings = setting(factory=LogSettings, doc="The step log.")
+    pools: tuple[PoolSettings, ...] = setting(doc="One entry per pool.")
+
+    def __post_init__(self) -> None:
+        if not self.pools:
+            raise ConfigError("pools", "must name at least one pool")
+        names = [p.name for p in self.pools]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError("pools", f"the name {name!r} is used twice; names must differ")

@@ -1,0 +1,273 @@
+"""One turn of the loop, pure: (memory, observation) -> (step, memory).  Same input, same bytes.
+
+The order: what is unknown, what the lengths are, what a replica carries, how much work arrives, what is coming; then the
+policies recommend, the largest wins, and limits say how fast we may get there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
+from autoscaler import limits as bound
+from autoscaler.errors import ConfigError
+from autoscaler.facts import Facts, work_of
+from autoscaler.policy import Ahead, InFlight, Work, policy_of
+from autoscaler.ports import CapacityModel, Forecaster, Policy
+from autoscaler.settings import PoolSettings
+from autoscaler.types import Beliefs, Capacity, Decision, Memory, Observation, Reason, State, Step
+
+# Half-life, in seconds, of the mean lengths of prompts and answers.
+LENGTHS_HALF_LIFE_SECONDS = 1800.0
+# Below this share of ready replicas that report, their sums say nothing.
+LEAST_REPORTING_FRACTION = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Autoscaler:
+    """All that decides for one pool.  It holds settings and models and no state: what changes is in the Memory.
+
+    `policies`: what recommends.  `recent_seconds`: how far back in Observations a policy may look.
+    """
+
+    settings: PoolSettings
+    forecaster: Forecaster
+    capacity_model: CapacityModel
+    policies: tuple[Policy, ...]
+    recent_seconds: int
+
+    @classmethod
+    def of(
+        cls,
+        settings: PoolSettings,
+        forecaster: Forecaster,
+        capacity_model: CapacityModel,
+        policies: Sequence[Policy] = (),
+    ) -> Autoscaler:
+        """The autoscaler that `settings` ask for; `policies` are the caller's own, beside the configured ones."""
+        chosen = tuple(policy_of(s) for s in settings.policies) + tuple(policies)
+        if not chosen:
+            chosen = (Work(), InFlight())
+            if settings.strategy != "reactive":
+                chosen += (Ahead(trusted_only=settings.strategy in ("auto", "observer")),)
+        windows = [getattr(s, "window_seconds", 60) for s in settings.policies]
+        return cls(
+            settings=settings,
+            forecaster=forecaster,
+            capacity_model=capacity_model,
+            policies=chosen,
+            recent_seconds=max([*windows, 120]) + settings.interval_seconds,
+        )
+
+    def start(self) -> Memory:
+        """The Memory of a pool of which nothing is known yet."""
+        history, forecast = self.forecaster.start()
+        beliefs = Beliefs(forecast=forecast, capacity=self.capacity_model.start())
+        return Memory(pool=self.settings.name, history=history, beliefs=beliefs, state=State())
+
+    def backfill(self, memory: Memory, observations: Sequence[Observation]) -> Memory:
+        """`memory` with recorded Observations, oldest first, taken as history; nothing is decided on them."""
+        for observation in observations:
+            self._check(memory, observation)
+            memory = self._learn(memory, observation)[0]
+        return memory
+
+    def step(self, memory: Memory, observation: Observation) -> tuple[Step, Memory]:
+        """Decide.  The instant of the last Step again gives the last Step; an earlier one is an error."""
+        if memory.last_step is not None and memory.last_step.observation.at_seconds == observation.at_seconds:
+            return memory.last_step, memory
+        self._check(memory, observation)
+        learned, facts, work = self._learn(memory, observation)
+        proposals = tuple(r for r in (self._recommend(p, facts) for p in self.policies) if r is not None)
+        decision, state = self._decide(facts, proposals)
+        step = Step(
+            observation=observation,
+            forecast=facts.forecast,
+            capacity=facts.capacity,
+            work=work,
+            proposals=proposals,
+            state=state,
+            decision=decision,
+        )
+        return step, replace(learned, state=state, last_step=step)
+
+    def refit(self, memory: Memory) -> Beliefs:
+        """Better beliefs, slowly and purely; `adopt` merges them into the Memory of the moment."""
+        return Beliefs(
+            forecast=self.forecaster.refit(memory.history, memory.beliefs.forecast),
+            capacity=self.capacity_model.refit(memory.beliefs.capacity, memory.recent),
+            refits=memory.beliefs.refits + 1,
+        )
+
+    def adopt(self, memory: Memory, beliefs: Beliefs) -> Memory:
+        """`memory` with the outcome of a refit; steps may have been made since it was begun."""
+        return replace(memory, beliefs=beliefs)
+
+    def _check(self, memory: Memory, observation: Observation) -> None:
+        if observation.pool != memory.pool:
+            raise ConfigError(
+                "observation.pool", f"{observation.pool!r} must be {memory.pool!r}, the pool of this memory"
+            )
+        last = memory.state.at_seconds
+        if last is not None and observation.at_seconds <= last:
+            raise ConfigError(
+                "observation.at_seconds",
+                f"{observation.at_seconds} must be later than {last}, the instant of the last Observation",
+            )
+
+    def _learn(self, memory: Memory, observation: Observation) -> tuple[Memory, Facts, float | None]:
+        """The Memory that knows `observation`, what policies may know, and the work per second that arrived."""
+        at = observation.at_seconds
+        missing = unknown_groups(self.settings, memory.state, observation)
+        state = _with_lengths(_with_seen(memory.state, observation), observation)
+        current = observation.replicas.desired
+        capacity = self.capacity_model.capacity(
+            memory.beliefs.capacity, state.mean_prompt_tokens, state.mean_output_tokens, max(1, current)
+        )
+        amount = None if "demand" in missing else work_of(observation.demand, capacity, state)
+        work = None if amount is None else amount / observation.window_seconds
+        history = self.forecaster.observe(memory.history, at, observation.window_seconds, work)
+        since = None if not missing else (memory.state.unknown_since_seconds or at)
+        state = replace(state, at_seconds=at, unknown_since_seconds=since)
+        kept = tuple(o for o in memory.recent if at - o.at_seconds < self.recent_seconds)
+        learned = replace(memory, history=history, state=state, recent=(*kept, observation))
+        facts = Facts(
+            observation=observation,
+            recent=learned.recent,
+            state=state,
+            current=current,
+            forecast=self.forecaster.forecast(
+                history, memory.beliefs.forecast, at, forecast_windows(self.settings, capacity)
+            ),
+            capacity=capacity,
+            unknown=missing,
+        )
+        return learned, facts, work
+
+    @staticmethod
+    def _recommend(policy: Policy, facts: Facts) -> Reason | None:
+        answer = policy.recommend(facts)
+        if answer is None or isinstance(answer, Reason):
+            return answer
+        return Reason(rule=f"policy:{type(policy).__name__}", before=facts.current, after=answer)
+
+    def _decide(self, facts: Facts, proposals: tuple[Reason, ...]) -> tuple[Decision, State]:
+        s, at, current = self.settings, facts.observation.at_seconds, facts.current
+        capacity = facts.capacity
+        keep_seconds = keep_window(s, capacity)
+        best = max(proposals, key=lambda r: r.after, default=None)
+        if best is None:
+            best = Reason(rule="hold", before=current, after=current)
+        wanted, reasons = best.after, [best]
+        recommended, low = bound.remember(s.limits, facts.state, at, wanted, keep_seconds)
+        state = replace(facts.state, recommended=recommended, recommended_low=low)
+        stages: tuple[Callable[[int], tuple[int, Reason | None]], ...] = (
+            lambda n: bound.keep(state, at, current, n, keep_seconds),
+            lambda n: bound.unknown(facts, n),
+            lambda n: bound.tolerance(s.limits, current, n),
+            lambda n: bound.stabilization(s.limits, state, at, current, n),
+            lambda n: bound.rate(s.limits, state, at, current, n),
+            lambda n: bound.spare(facts.observation.spare_replicas, current, n),
+            lambda n: bound.bounds(s.limits, at, n),
+            lambda n: bound.observer(s.strategy, current, n),
+        )
+        for stage in stages:
+            wanted, reason = stage(wanted)
+            if reason is not None:
+                reasons.append(reason)
+        scaled = bound.remember_change(s.limits, facts.state, at, current, wanted)
+        state = replace(state, scaled=scaled, desired=wanted)
+        return Decision(pool=s.name, at_seconds=at, replicas=wanted, reasons=tuple(reasons)), state
+
+
+def keep_window(settings: PoolSettings, capacity: Capacity | None) -> int:
+    """How long a replica that was wanted is kept, in seconds: its start-up time, but at least 300 s, unless set."""
+    if settings.keep_seconds is not None:
+        return settings.keep_seconds
+    return max(300, round(capacity.startup(0.9)) if capacity is not None else 0)
+
+
+def forecast_windows(settings: PoolSettings, capacity: Capacity) -> tuple[tuple[int, int], ...]:
+    """What decisions ask the forecaster, in seconds ahead: when a replica ordered now is ready, and while one is kept."""
+    ahead = round(capacity.startup(0.9))
+    return (ahead, ahead + 60), (0, max(60, keep_window(settings, capacity)))
+
+
+def step_group(
+    autoscalers: Sequence[Autoscaler], memories: Sequence[Memory], observations: Sequence[Observation]
+) -> list[tuple[Step, Memory]]:
+    """Decide for pools that share something (prefill and decode, a quota), in one call; a single step is the group of one.
+
+    Today each pool decides for itself; what couples them comes between their recommendations and their limits.
+    """
+    together = zip(autoscalers, memories, observations, strict=True)
+    return [autoscaler.step(memory, observation) for autoscaler, memory, observation in together]
+
+
+def unknown_groups(settings: PoolSettings, state: State, observation: Observation) -> tuple[str, ...]:
+    """The declared signal groups that this Observation does not measure: nothing may be lowered without them.
+
+    Declared are those the settings name, or else those this pool has ever reported, latency excepted: it may be silent
+    when nobody asks.  While no replica is ready none can report load, and demand at the door suffices.
+    """
+    declared: tuple[str, ...] = settings.expects or tuple(g for g in state.seen if g != "latency")
+    measured = _measured(observation)
+    ready = observation.replicas.ready
+    return tuple(g for g in declared if g not in measured and not (g == "load" and ready == 0))
+
+
+def _measured(observation: Observation) -> tuple[str, ...]:
+    demand, load, latency = observation.demand, observation.load, observation.latency
+    found = []
+    if demand is not None and (demand.requests is not None or demand.prompt_tokens is not None):
+        idle_but_held = demand.requests == 0 and load is not None and (load.replicas_reporting == 0)
+        if not (idle_but_held and observation.replicas.ready > 0):
+            found.append("demand")
+    if load is not None and (load.running_requests is not None or load.waiting_requests is not None):
+        ready, reporting = observation.replicas.ready, load.replicas_reporting
+        if reporting is None or reporting >= LEAST_REPORTING_FRACTION * ready:
+            found.append("load")
+    if latency is not None:
+        found.append("latency")
+    return tuple(found)
+
+
+def _with_seen(state: State, observation: Observation) -> State:
+    new = tuple(g for g in _measured(observation) if g not in state.seen)
+    return replace(state, seen=tuple(sorted((*state.seen, *new)))) if new else state
+
+
+def _with_lengths(state: State, observation: Observation) -> State:
+    """The means of prompt and output lengths, per request, decayed with `LENGTHS_HALF_LIFE_SECONDS`."""
+    demand = observation.demand
+    if demand is None:
+        return state
+    decay = 0.5 ** (observation.window_seconds / LENGTHS_HALF_LIFE_SECONDS)
+    if _some(demand.requests) and demand.prompt_tokens is not None:
+        mean, weight = _decayed(
+            state.mean_prompt_tokens, state.prompt_weight * decay, demand.prompt_tokens, demand.requests
+        )
+        state = replace(state, mean_prompt_tokens=mean, prompt_weight=weight)
+    lengths = demand.output_lengths
+    if lengths is not None and lengths.sum is not None and _some(lengths.total):
+        total, count = lengths.sum, lengths.total
+    elif _some(demand.finished_requests) and demand.output_tokens is not None:
+        total, count = demand.output_tokens, demand.finished_requests
+    elif _some(demand.requests) and demand.output_tokens is not None and demand.finished_requests is None:
+        total, count = demand.output_tokens, demand.requests
+    else:
+        return state
+    mean, weight = _decayed(state.mean_output_tokens, state.output_weight * decay, total, count)
+    return replace(state, mean_output_tokens=mean, output_weight=weight)
+
+
+def _some(count: float | None) -> TypeGuard[float]:
+    """True for a count that a mean can be taken of; a thousandth of a request is rounding, not evidence."""
+    return count is not None and count > 1e-3
+
+
+def _decayed(mean: float | None, weight: float, total: float, count: float) -> tuple[float, float]:
+    if mean is None:
+        return total / count, count
+    return (mean * weight + total) / (weight + count), weight + count

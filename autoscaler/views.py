@@ -1,0 +1,141 @@
+"""Prose and tables are views of a Step: nothing here decides, and nothing here is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from autoscaler.signals import SIGNALS
+from autoscaler.types import Reason, Step
+from autoscaler.units import duration
+
+Inputs = dict[str, float | str]
+
+
+def number(value: float | str | None) -> str:
+    """A number for a person: three significant digits, or more where it is a count."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, str):
+        return value
+    if value == int(value) and abs(value) < 1e7:
+        return str(int(value))
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def replicas(count: int) -> str:
+    """``1 replica``, ``3 replicas``."""
+    return f"{count} replica" if count == 1 else f"{count} replicas"
+
+
+def _reactive(i: Inputs) -> str:
+    queued = float(i.get("queued_seconds") or 0.0)
+    queue = f" and {number(queued)} replica-seconds are queued, to be gone in {duration(float(i['drain_seconds']))}"
+    return (
+        f"work arrives at {number(i['work'])} replica-seconds per second (mean of {duration(float(i['window_seconds']))})"
+        f"{queue if queued > 0 else ''}; one replica carries {number(i['feasible_load'])} within the SLO,"
+        f" planned to {float(i['utilization_fraction']):.0%}"
+    )
+
+
+def _predictive(i: Inputs) -> str:
+    return (
+        f"with probability {float(i['quantile']):.0%} the work stays below {number(i['work'])} when a replica ordered now"
+        f" would be ready ({duration(float(i['start_seconds']))} to {duration(float(i['end_seconds']))} ahead);"
+        f" one replica carries {number(i['feasible_load'])}"
+    )
+
+
+def _backlog(i: Inputs) -> str:
+    return (
+        f"{number(i['queued_seconds'])} replica-seconds are queued, {number(i['queued_when_ready_seconds'])} of them when a"
+        f" replica ordered now would be ready, to be gone in {duration(float(i['drain_seconds']))}"
+    )
+
+
+_PROSE: dict[str, Callable[[Inputs], str]] = {
+    "reactive": _reactive,
+    "wake": lambda i: f"no replica is ready and requests are at the door: {_reactive(i)}",
+    "predictive": _predictive,
+    "backlog": _backlog,
+    "in_flight": lambda i: f"{number(i['requests'])} requests are running or waiting and must stay served",
+    "saturation": lambda i: (
+        f"KV use is {number(i.get('kv_cache_fraction'))} and {number(i.get('waiting_requests'))} requests wait"
+    ),
+    "schedule": lambda i: f"the schedule asks for at least {number(i['bound'])} now",
+    "hold": lambda i: "no policy has an opinion, so the number stays",
+    "keep": lambda i: f"as many were wanted within the last {duration(float(i['window_seconds']))}",
+    "unknown_hold": lambda i: (
+        f"{i['missing']} has not been measured for {duration(float(i['age_seconds']))}, and nothing is lowered on ignorance"
+    ),
+    "silent": lambda i: f"{number(i['silent_replicas'])} ready replicas are silent and count as fully loaded",
+    "tolerance": lambda i: f"the change is within {float(i['tolerance_fraction']):.0%}",
+    "stabilization": lambda i: f"recommendations of the last {duration(float(i['window_seconds']))} do not all agree",
+    "rate": lambda i: f"the rate limit of {duration(float(i['period_seconds']))} allows no more",
+    "spare": lambda i: f"the platform has {number(i['spare_replicas'])} to spare",
+    "bounds": lambda i: f"bounds are {number(i['min_replicas'])} to {number(i['max_replicas'])}",
+    "observer": lambda i: f"observing only: {number(i['would_be'])} would have been asked for",
+}
+
+
+def reason_text(reason: Reason) -> str:
+    """One sentence (without a full stop) that says why this stage gave its number; unknown rules list their inputs."""
+    inputs: Inputs = dict(reason.inputs)
+    if reason.rule.startswith("target:"):
+        signal = reason.rule.removeprefix("target:")
+        unit = SIGNALS[signal].unit if signal in SIGNALS else ""
+        return f"{signal.replace('_', ' ')} is {number(inputs['value'])} {unit} against a target of {number(inputs['target'])}"
+    prose = _PROSE.get(reason.rule)
+    if prose is None:
+        return ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in reason.inputs)
+    try:
+        return prose(inputs)
+    except (KeyError, ValueError, TypeError):  # a log of another version may lack an input
+        return ", ".join(f"{name} {number(value)}" for name, value in reason.inputs)
+
+
+def instant(at_seconds: int) -> str:
+    """``2026-01-31 12:00:00Z``."""
+    return datetime.fromtimestamp(at_seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def changed_line(step: Step) -> str:
+    """One line for the program's log: what changed, and the reason that set the number."""
+    decision, before = step.decision, step.observation.replicas.desired
+    why = decision.reasons[-1] if decision.reasons else None
+    text = f": {why.rule}: {reason_text(why)}" if why is not None else ""
+    return f"pool {decision.pool}: {before} -> {decision.replicas}{text}"
+
+
+def explain(step: Step) -> str:
+    """A paragraph that tells one decision, first the number, then each stage that made it."""
+    decision, seen = step.decision, step.observation
+    counts = seen.replicas
+    lines = [
+        f"{instant(decision.at_seconds)}  pool {decision.pool}: {replicas(counts.desired)} -> {decision.replicas}"
+        f"   ({counts.ready} ready, {counts.starting} starting, {counts.draining} draining)"
+    ]
+    for reason in decision.reasons:
+        arrow = f"{reason.before} -> {reason.after}"
+        lines.append(f"  {reason.rule:<14} {arrow:>9}  {reason_text(reason)}")
+    others = [r for r in step.proposals if r not in decision.reasons]
+    lines += [f"  {'· ' + r.rule:<14} {r.after:>9}  {reason_text(r)}" for r in others]
+    return "\n".join(lines)
+
+
+def rows(steps: Iterable[Step]) -> list[tuple[str, str, str, str, str]]:
+    """(instant, change, ready+starting, rule, sentence) of each Step, for tables."""
+    table = []
+    for step in steps:
+        decision, counts = step.decision, step.observation.replicas
+        why = decision.reasons[-1] if decision.reasons else None
+        table.append(
+            (
+                instant(decision.at_seconds),
+                f"{counts.desired} -> {decision.replicas}",
+                f"{counts.ready}+{counts.starting}",
+                why.rule if why else "",
+                reason_text(why) if why else "",
+            )
+        )
+    return table

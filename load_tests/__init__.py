@@ -1,0 +1,1 @@
+"""MAKE A WORLD: traces, arrivals, the plant, the simulator and its reports."""

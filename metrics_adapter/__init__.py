@@ -1,0 +1,1 @@
+"""TALK METRICS: what engines and exporters print, and what HPA and KEDA read."""

@@ -1,0 +1,1 @@
+"""KNOW THE REPLICA: what one replica carries, how long its birth takes, where replicas live."""
