@@ -1,0 +1,125 @@
+"""What one replica carries within an SLO, by closed forms over an affine step law.
+
+An engine step with P prefill tokens, N decode sequences of K context tokens and A attention pairs of prefill chunks takes
+``a + b*P + c*N + d*K + e*A`` seconds.  A request of x prompt and y output tokens adds
+``g = b*x + e*x^2/2 + y*(c + d*(x + y/2))`` to steps.  On a replica that is never idle ``ITL = a / (1 - rate*g)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """Coefficients of the step time in seconds, host time included."""
+
+    a: float
+    b: float
+    c: float
+    d: float
+    e: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """Lengths of requests: means in tokens, and coefficients of variation.  Prompt and output are taken as independent."""
+
+    prompt: float
+    output: float
+    prompt_cv: float = 0.0
+    output_cv: float = 0.0
+
+    @property
+    def prompt_square(self) -> float:
+        """E[x^2]."""
+        return self.prompt * self.prompt * (1.0 + self.prompt_cv * self.prompt_cv)
+
+    @property
+    def context(self) -> float:
+        """E[y (x + y/2)] / E[y]: context tokens that an output token meets on average."""
+        return self.prompt + self.output * (1.0 + self.output_cv * self.output_cv) / 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Limits of an engine: KV cache in tokens, seats, token budget of a step, seconds before a request can be scheduled."""
+
+    kv_tokens: float
+    seats: float
+    budget_tokens: float
+    ingress_seconds: float = 0.0
+
+
+def prompt_weight(law: Law, mix: Mix) -> float:
+    """Seconds of work per prompt token: b + e E[x^2] / (2 E[x])."""
+    return law.b + law.e * mix.prompt_square / (2.0 * mix.prompt)
+
+
+def output_weight(law: Law, mix: Mix) -> float:
+    """Seconds of work per output token: c + d E[y (x + y/2)] / E[y]."""
+    return law.c + law.d * mix.context
+
+
+def request_work(law: Law, mix: Mix) -> float:
+    """Replica-seconds that a request adds to steps: g.
+
+    >>> law = Law(a=0.006167, b=1.614e-05, c=6.943e-05, d=4.174e-08, e=9.864e-10)
+    >>> round(1000 * request_work(law, Mix(prompt=1000, output=200)), 2)
+    39.7
+    """
+    return mix.prompt * prompt_weight(law, mix) + mix.output * output_weight(law, mix)
+
+
+def itl_rate(law: Law, mix: Mix, itl_seconds: float) -> float:
+    """Requests per second at which the mean inter-token latency is `itl_seconds`; 0 if even an idle replica is slower."""
+    return max(0.0, 1.0 - law.a / itl_seconds) / request_work(law, mix)
+
+
+def kv_rate(law: Law, mix: Mix, kv_tokens: float) -> float:
+    """Requests per second whose contexts fill `kv_tokens` on average."""
+    return kv_tokens / (kv_tokens * request_work(law, mix) + law.a * mix.output * mix.context)
+
+
+def seat_rate(law: Law, mix: Mix, seats: float) -> float:
+    """Requests per second that take `seats` seats on average."""
+    return seats / (seats * request_work(law, mix) + law.a * mix.output)
+
+
+def ttft_seconds(law: Law, mix: Mix, engine: Engine, rate: float, quantile: float) -> float:
+    """The `quantile` of the time to first token at `rate` requests per second, by Kingman's formula; inf if unstable.
+
+    Prefills queue one after the other for what steps leave to them: ``S_q + m ln(p / (1 - q))`` where p is their share of
+    time and ``m = (c_a^2 + c_s^2)/2 * E[S] / (1 - p)`` with Poisson arrivals.
+    """
+    itl = _itl(law, mix, rate)
+    if itl == math.inf:
+        return math.inf
+    running = rate * mix.output * itl
+    beside = law.a + running * output_weight(law, mix)  # of a step, whatever it prefills
+    full = law.b * engine.budget_tokens
+    stretch = (beside + full) / full if full > 0 else math.inf
+    service = mix.prompt * prompt_weight(law, mix) * stretch
+    share = rate * service
+    if share >= 1.0:
+        return math.inf
+    largest = _log_normal_quantile(mix.prompt, mix.prompt_cv, quantile)
+    chunks = math.ceil(largest / engine.budget_tokens)
+    own = chunks * beside + law.b * largest + law.e * largest * largest / 2.0
+    wait = (1.0 + mix.prompt_cv * mix.prompt_cv) / 2.0 * service / (1.0 - share)
+    queue = wait * max(0.0, math.log(share / (1.0 - quantile))) if share > 0 else 0.0
+    return engine.ingress_seconds + itl / 2.0 + own + queue
+
+
+def _itl(law: Law, mix: Mix, rate: float) -> float:
+    left = 1.0 - rate * request_work(law, mix)
+    return law.a / left if left > 0 else math.inf
+
+
+def _log_normal_quantile(mean: float, cv: float, quantile: float) -> float:
+    """Quantile of the log-normal with this mean and coefficient of variation."""
+    from statistics import NormalDist
+
+    square = math.log1p(cv * cv)
+    return mean * math.exp(math.sqrt(square) * NormalDist().inv_cdf(quantile) - square / 2.0)
