@@ -1,0 +1,71 @@
+"""The `peers.View` of one pool of a simulated fleet: gauges of the tick, counters remembered for rates."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from load_tests.fleet import Counters, Fleet, Gauges
+from load_tests.peers import Gauge
+
+_REMEMBERED = (
+    "arrivals",
+    "arrived_prompt_tokens",
+    "prefilled_prompt_tokens",
+    "output_tokens",
+    "finished",
+    "busy_seconds",
+)
+
+
+class PlantView:
+    """Call `tick` once per decision; then it is a View.
+
+    `keep_seconds` bounds the windows that rates may ask for.  `rates` False: counters are not read, and rates are unknown.
+    """
+
+    def __init__(self, fleet: Fleet, pool: int, *, keep_seconds: float = 3600.0, rates: bool = True) -> None:
+        self._fleet, self._pool, self._keep, self._rates = fleet, pool, keep_seconds, rates
+        self._times: list[float] = []
+        self._rows: list[tuple[float, ...]] = []
+        self._gauges: Gauges | None = None
+        self.at_seconds, self.desired, self.ready, self.starting = 0.0, 0, 0, 0
+
+    def tick(self, *, desired: int, starting: int, scraped: bool = True) -> PlantView:
+        """Look at the fleet now.  `scraped` False: the scrape fails, and gauges and rates are unknown this time."""
+        gauges = self._fleet.gauges(self._pool)
+        self.at_seconds, self.desired = self._fleet.now_seconds, desired
+        self.ready, self.starting = len(gauges.ids), starting
+        self._gauges = gauges if scraped else None
+        if scraped and self._rates:
+            self._remember(self._fleet.counters(self._pool))
+        return self
+
+    @property
+    def held_requests(self) -> int | None:
+        """Requests held at the door because no replica is ready."""
+        return None if self._gauges is None else self._gauges.held_requests
+
+    def per_replica(self, gauge: Gauge) -> Sequence[float] | None:
+        """One reading per ready replica."""
+        return None if self._gauges is None else getattr(self._gauges, gauge)
+
+    def rate(self, counter: str, window_seconds: float) -> float | None:
+        """Increase per second since the newest sample that is at least a window old, or since the first sample."""
+        if self._gauges is None or len(self._times) < 2:
+            return None
+        column = _REMEMBERED.index(counter)
+        then = max(0, bisect_right(self._times, self.at_seconds - window_seconds) - 1)
+        span = self._times[-1] - self._times[then]
+        return (self._rows[-1][column] - self._rows[then][column]) / span if span > 0 else None
+
+    def _remember(self, counters: Counters) -> None:
+        row = tuple(getattr(counters, name) for name in _REMEMBERED)
+        if self._times and self._times[-1] == self.at_seconds:
+            self._rows[-1] = row
+            return
+        self._times.append(self.at_seconds)
+        self._rows.append(row)
+        if len(self._times) > 64 and self._times[0] < self.at_seconds - 2 * self._keep:
+            old = bisect_right(self._times, self.at_seconds - self._keep) - 1
+            del self._times[:old], self._rows[:old]
