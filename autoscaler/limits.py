@@ -92,14 +92,17 @@ def stabilization(
 
 
 def rate(limits: Limits, state: State, at_seconds: int, current: int, wanted: int) -> tuple[int, Reason | None]:
-    """At most so many replicas, or such a fraction (the larger of the two), per period; a wake from zero is free."""
+    """At most so many replicas, or such a fraction (the larger of the two), per period; a wake from zero is free.
+
+    Both count from the number at the period's start, whichever way it moved since (Kubernetes' rule).
+    """
     if wanted > current > 0:
-        start = current - sum(max(0, to - was) for was, to in _changes(state, at_seconds, limits.scale_up))
+        start = current - sum(to - was for was, to in _changes(state, at_seconds, limits.scale_up))
         allowed = _allowance(limits.scale_up, start)
         if allowed is not None:
             return _changed("rate", wanted, min(wanted, max(current, start + allowed)), _rate_inputs(limits.scale_up))
     if wanted < current:
-        start = current + sum(max(0, was - to) for was, to in _changes(state, at_seconds, limits.scale_down))
+        start = current - sum(to - was for was, to in _changes(state, at_seconds, limits.scale_down))
         allowed = _allowance(limits.scale_down, start)
         if allowed is not None:
             return _changed("rate", wanted, max(wanted, min(current, start - allowed)), _rate_inputs(limits.scale_down))

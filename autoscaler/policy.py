@@ -40,8 +40,8 @@ class TargetTracking:
     """Kubernetes' rule on any signal: as many replicas as bring it to its target (reference: HPA v2).
 
     A signal of the pool is divided by the target per replica; a signal per replica scales the ready count by its ratio
-    to the target, silent replicas counting as at the target on the way down and as idle on the way up.  Inside the
-    tolerance, or when the correction turns the direction, nothing changes.
+    to the target, silent replicas counting as at the target on the way down and, with the starting ones, as idle on the
+    way up.  Inside the tolerance, or when the correction turns the direction, nothing changes.
     """
 
     settings: TargetTrackingSettings
@@ -51,28 +51,34 @@ class TargetTracking:
         value = facts.signal(s.signal, s.window_seconds)
         if value is None:
             return None
+        ratio: float | None
         if SIGNALS[s.signal].spread == "pool":
             ratio = value / (s.target * facts.current) if facts.current else None
             wanted = replicas_for(value / s.target)
         else:
-            ready = facts.observation.replicas.ready
-            ratio = self._corrected(facts, value / s.target, ready)
-            if not ready or ratio is None:
+            found = self._by_replica(facts, value / s.target)
+            if found is None:
                 return None
-            wanted = replicas_for(ready * ratio)
-        if ratio is not None and abs(ratio - 1) <= s.tolerance_fraction:
+            ratio, wanted = found
+        if ratio is not None and 1 - s.tolerance_fraction <= ratio <= 1 + s.tolerance_fraction:
             wanted = facts.current
         return _reason(f"target:{s.signal}", facts, wanted, value=value, target=s.target, ratio=ratio)
 
     @staticmethod
-    def _corrected(facts: Facts, ratio: float, ready: int) -> float | None:
-        load = facts.observation.load
-        reporting = ready if load is None or load.replicas_reporting is None else min(ready, load.replicas_reporting)
-        silent = ready - reporting
-        if silent <= 0 or not ready:
-            return ratio
-        corrected = (ratio * reporting + (silent if ratio < 1 else 0.0)) / ready
-        return 1.0 if (corrected - 1) * (ratio - 1) < 0 else corrected
+    def _by_replica(facts: Facts, ratio: float) -> tuple[float, int] | None:
+        """(corrected ratio, replicas): starting replicas count as idle on the way up, as silent ones do."""
+        replicas, load = facts.observation.replicas, facts.observation.load
+        ready, answered = replicas.ready, None if load is None else load.replicas_reporting
+        reporting = ready if answered is None else min(ready, answered)
+        if reporting <= 0:
+            return None
+        if ratio > 1:
+            total, counted = ratio * reporting, ready + replicas.starting
+        else:
+            total, counted = ratio * reporting + (ready - reporting), ready
+        corrected, wanted = total / counted, replicas_for(total)
+        turned = corrected < 1 or wanted < facts.current if ratio > 1 else wanted > facts.current
+        return (1.0, facts.current) if turned else (corrected, wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
