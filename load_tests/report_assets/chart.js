@@ -1,0 +1,395 @@
+// Charts on canvas that share one time axis, one crosshair and one selection.
+
+const GUTTER = 52, MARGIN = 14, TOP = 8, AXIS = 20;
+const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600];
+
+function theme(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+function niceStep(span, count) {
+  const rough = span / Math.max(1, count), power = 10 ** Math.floor(Math.log10(rough));
+  return power * [1, 2, 5, 10].find((factor) => factor * power >= rough - 1e-12);
+}
+
+// The shared state: what is in view, under the pointer and selected.
+class Stage {
+  constructor(low, high) {
+    Object.assign(this, { low, high, t0: low, t1: high, hover: null, selected: null, plots: [], listeners: [] });
+  }
+
+  show(t0, t1) {
+    const span = Math.min(this.high - this.low, Math.max(t1 - t0, 30));
+    const from = Math.max(this.low, Math.min((t0 + t1 - span) / 2, this.high - span));
+    Object.assign(this, { t0: from, t1: from + span });
+    this.changed();
+  }
+
+  zoom(factor, around = (this.t0 + this.t1) / 2) {
+    this.show(around - (around - this.t0) * factor, around + (this.t1 - around) * factor);
+  }
+
+  pan(seconds) {
+    const by = Math.max(this.low - this.t0, Math.min(seconds, this.high - this.t1));
+    this.show(this.t0 + by, this.t1 + by);
+  }
+
+  point(t) {
+    this.hover = t == null ? null : Math.max(this.t0, Math.min(this.t1, t));
+    this.draw(false);
+  }
+
+  changed() {
+    this.listeners.forEach((listener) => listener());
+    this.draw(true);
+  }
+
+  // Once per frame: everything, or only what follows the pointer.
+  draw(everything) {
+    this.everything ||= everything;
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => {
+      const all = this.everything;
+      this.waiting = this.everything = false;
+      for (const plot of this.plots) all ? plot.draw() : plot.cursor();
+    });
+  }
+}
+
+// One chart.  `layers` know how to paint themselves: {label, colour, swatch, shown, extent, paint, read}.
+class Plot {
+  constructor(stage, { title, unit, height, layers, log = null, least = 0, ticks = number, clicked, top = TOP }) {
+    Object.assign(this, { stage, unit, height, layers, log, least, ticks, clicked, top });
+    this.canvas = make("canvas", { role: "img", "aria-label": title });
+    this.over = make("canvas", { class: "over", "aria-hidden": "true" });
+    this.legend = make("ul", { class: "legend" });
+    this.tools = make("span", { class: "tools" });
+    const head = make("figcaption", {}, make("span", { class: "chart-title" }, title, make("small", {}, ` ${unit}`)), this.legend, this.tools);
+    this.figure = make("figure", { class: "chart" }, head, make("div", { class: "stack", style: { height: `${height}px` } }, this.canvas, this.over));
+    this.rebuild();
+    gestures(this);
+  }
+
+  rebuild() {
+    this.legend.replaceChildren(
+      ...this.layers.filter((layer) => layer.label).map((layer) => {
+        layer.value = make("b");
+        const button = make(
+          "button", { type: "button", "aria-pressed": String(layer.shown !== false), title: "Show or hide" },
+          make("i", { class: `swatch ${layer.swatch ?? "line"}`, style: { "--c": layer.colour } }), layer.label, layer.value,
+        );
+        button.addEventListener("click", () => {
+          layer.shown = layer.shown === false;
+          button.setAttribute("aria-pressed", String(layer.shown));
+          this.draw();
+        });
+        return make("li", {}, button);
+      }),
+    );
+  }
+
+  x(t) {
+    return GUTTER + ((t - this.stage.t0) / (this.stage.t1 - this.stage.t0)) * this.inner;
+  }
+
+  time(x) {
+    return this.stage.t0 + ((x - GUTTER) / this.inner) * (this.stage.t1 - this.stage.t0);
+  }
+
+  y(value) {
+    const { low, high, bottom, top } = this;
+    if (value === Infinity) return this.top;
+    const share = this.log ? Math.log(Math.max(value, low) / low) / Math.log(high / low) : (value - low) / (high - low);
+    return bottom - Math.min(1.02, Math.max(0, share)) * (bottom - this.top);
+  }
+
+  size() {
+    const ratio = window.devicePixelRatio || 1, width = this.figure.clientWidth;
+    for (const canvas of [this.canvas, this.over]) {
+      if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(this.height * ratio)) {
+        canvas.width = Math.round(width * ratio);
+        canvas.height = Math.round(this.height * ratio);
+      }
+      canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
+    }
+    this.width = width;
+    this.inner = Math.max(10, width - GUTTER - MARGIN);
+    this.bottom = this.height - AXIS;
+  }
+
+  scale() {
+    let low = Infinity, high = -Infinity;
+    for (const layer of this.layers) {
+      const extent = layer.shown === false ? null : layer.extent?.(this.stage.t0, this.stage.t1);
+      if (extent) [low, high] = [Math.min(low, extent[0]), Math.max(high, extent[1])];
+    }
+    if (!(low <= high)) [low, high] = [0, 1];
+    if (this.log) {
+      this.low = Math.max(1e-3, low * 0.8);
+      this.high = Math.max(high * 1.4, this.low * 10);
+    } else {
+      this.low = 0;
+      this.high = Math.max(high * 1.08, this.least, 1e-9);
+    }
+  }
+
+  draw() {
+    this.size();
+    if (!this.width) return;
+    this.scale();
+    const ctx = this.canvas.getContext("2d");
+    ctx.clearRect(0, 0, this.width, this.height);
+    this.grid(ctx);
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(GUTTER, 0, this.inner, this.bottom + 0.5);
+    ctx.clip();
+    for (const layer of this.layers) {
+      if (layer.shown === false) continue;
+      ctx.save();
+      layer.paint?.(ctx, this);
+      ctx.restore();
+    }
+    ctx.restore();
+    this.cursor();
+  }
+
+  values() {
+    if (!this.log) {
+      const step = niceStep(this.high - this.low, this.height / 42), result = [];
+      const whole = this.whole ? Math.max(1, step) : step;
+      for (let value = 0; value <= this.high; value += whole) result.push(value);
+      return result;
+    }
+    const result = [];
+    const few = Math.log10(this.high / this.low) < 2.2;
+    for (let power = Math.floor(Math.log10(this.low)); power <= Math.log10(this.high); power++)
+      for (const factor of few ? [1, 2, 5] : [1]) {
+        const value = factor * 10 ** power;
+        if (value >= this.low && value <= this.high) result.push(value);
+      }
+    return result;
+  }
+
+  grid(ctx) {
+    const { stage } = this;
+    ctx.font = `11px ${theme("font")}`;
+    ctx.fillStyle = theme("muted");
+    ctx.strokeStyle = theme("grid");
+    ctx.lineWidth = 1;
+    ctx.textBaseline = "middle";
+    ctx.textAlign = "right";
+    for (const value of this.values()) {
+      const y = Math.round(this.y(value)) + 0.5;
+      line(ctx, GUTTER, y, GUTTER + this.inner, y);
+      ctx.fillText(this.ticks(value), GUTTER - 7, y);
+    }
+    const step = TIME_STEPS.find((each) => ((stage.t1 - stage.t0) / each) * 68 <= this.inner) ?? 1209600;
+    const offset = stage.origin ?? 0;
+    ctx.textAlign = "center";
+    ctx.textBaseline = "top";
+    for (let t = Math.ceil((stage.t0 + offset) / step) * step - offset; t <= stage.t1; t += step) {
+      const x = Math.round(this.x(t)) + 0.5;
+      line(ctx, x, this.top, x, this.bottom);
+      const text = tickLabel(t, step, stage.origin), half = ctx.measureText(text).width / 2;
+      ctx.fillText(text, Math.max(half, Math.min(x, this.width - half)), this.bottom + 5);
+    }
+    const scored = stage.scoreFrom;
+    if (scored > stage.t0) {
+      ctx.fillStyle = theme("veil");
+      ctx.fillRect(GUTTER, this.top, Math.min(this.inner, this.x(scored) - GUTTER), this.bottom - this.top);
+    }
+  }
+
+  cursor() {
+    if (!this.width) return;
+    const { stage } = this, ctx = this.over.getContext("2d");
+    ctx.clearRect(0, 0, this.width, this.height);
+    if (stage.selected != null && stage.selected >= stage.t0 && stage.selected <= stage.t1) {
+      ctx.strokeStyle = theme("accent");
+      ctx.lineWidth = 1.5;
+      line(ctx, this.x(stage.selected), this.top - 4, this.x(stage.selected), this.bottom);
+    }
+    if (stage.band) {
+      ctx.fillStyle = theme("select");
+      const [a, b] = stage.band.map((t) => Math.max(GUTTER, Math.min(GUTTER + this.inner, this.x(t))));
+      ctx.fillRect(Math.min(a, b), this.top, Math.abs(b - a), this.bottom - this.top);
+    }
+    if (stage.hover != null) {
+      ctx.strokeStyle = theme("muted");
+      ctx.lineWidth = 1;
+      ctx.setLineDash([3, 3]);
+      const x = Math.round(this.x(stage.hover)) + 0.5;
+      line(ctx, x, this.top, x, this.bottom);
+      ctx.setLineDash([]);
+    }
+    const t = stage.hover ?? stage.selected;
+    for (const layer of this.layers) {
+      if (layer.value) layer.value.textContent = t == null || !layer.read ? "" : layer.read(t);
+    }
+  }
+}
+
+function line(ctx, x0, y0, x1, y1) {
+  ctx.beginPath();
+  ctx.moveTo(x0, y0);
+  ctx.lineTo(x1, y1);
+  ctx.stroke();
+}
+
+// Buckets in view, or pixels where those are fewer: [x0, x1, low, high, middle] each, broken into runs without gaps.
+function runs(plot, series, lowName, highName, middleName = null) {
+  const low = series.get(lowName), high = series.get(highName), { stage } = plot;
+  const middle = middleName && series.get(middleName);
+  const first = Math.max(0, Math.floor((stage.t0 - series.start) / series.width));
+  const last = Math.min(low.length, Math.ceil((stage.t1 - series.start) / series.width));
+  const each = Math.max(1, Math.floor((last - first) / plot.inner));
+  const result = [];
+  let run = null;
+  for (let i = first - (first % each); i < last; i += each) {
+    let a = Infinity, b = -Infinity, sum = 0, n = 0;
+    for (let j = i; j < Math.min(i + each, low.length); j++) {
+      if (low[j] < a) a = low[j];
+      if (high[j] > b) b = high[j];
+      const value = middle ? middle[j] : (low[j] + high[j]) / 2;
+      if (Number.isFinite(value)) (sum += value), (n += 1);
+    }
+    if (b === -Infinity) {
+      run = null;
+      continue;
+    }
+    if (!run) result.push((run = []));
+    run.push([plot.x(series.start + i * series.width), plot.x(series.start + Math.min(i + each, low.length) * series.width), a, b, n ? sum / n : b]);
+  }
+  return result;
+}
+
+// The outline of runs as a path: along the top, and back along the bottom (or along zero).
+function outline(ctx, plot, points, toZero) {
+  ctx.beginPath();
+  for (const run of points) {
+    ctx.moveTo(run[0][0], plot.y(run[0][3]));
+    for (const [x0, x1, , high] of run) {
+      ctx.lineTo(x0, plot.y(high));
+      ctx.lineTo(x1, plot.y(high));
+    }
+    for (let i = run.length - 1; i >= 0; i--) {
+      const [x0, x1, low] = run[i], y = toZero ? plot.bottom : plot.y(low);
+      ctx.lineTo(x1, y);
+      ctx.lineTo(x0, y);
+    }
+    ctx.closePath();
+  }
+}
+
+// From the least to the largest value lightly, and a line through the middle: peaks stay, noise does not shout.
+function band(ctx, plot, points, colour, width = 1.3, light = 0.32) {
+  const alpha = ctx.globalAlpha;
+  ctx.fillStyle = ctx.strokeStyle = colour;
+  ctx.lineJoin = "round";
+  ctx.lineWidth = 0.6;
+  ctx.globalAlpha = alpha * light;
+  outline(ctx, plot, points, false);
+  ctx.fill();
+  ctx.stroke();
+  ctx.globalAlpha = alpha;
+  ctx.lineWidth = width;
+  ctx.beginPath();
+  for (const run of points) {
+    const wide = run[0][1] - run[0][0] > 3;
+    run.forEach(([x0, x1, , , middle], i) => {
+      const y = plot.y(middle);
+      if (i === 0) ctx.moveTo(x0, y);
+      ctx.lineTo(wide ? x0 : (x0 + x1) / 2, y);
+      if (wide || i === run.length - 1) ctx.lineTo(x1, y);
+    });
+  }
+  ctx.stroke();
+}
+
+function stepPath(ctx, plot, steps) {
+  const { t0, t1 } = plot.stage;
+  let i = Math.max(0, steps.index(t0));
+  if (!steps.t.length) return;
+  ctx.moveTo(plot.x(Math.max(steps.t[i], t0)), plot.y(steps.v[i]));
+  for (i += 1; i < steps.t.length && steps.t[i] <= t1; i++) {
+    ctx.lineTo(plot.x(steps.t[i]), plot.y(steps.v[i - 1]));
+    ctx.lineTo(plot.x(steps.t[i]), plot.y(steps.v[i]));
+  }
+  ctx.lineTo(plot.x(Math.min(t1, plot.stage.high)), plot.y(steps.v[i - 1]));
+}
+
+function stepLine(ctx, plot, steps, colour, width, dash = []) {
+  ctx.strokeStyle = colour;
+  ctx.lineWidth = width;
+  ctx.lineJoin = "round";
+  ctx.setLineDash(dash);
+  ctx.beginPath();
+  stepPath(ctx, plot, steps);
+  ctx.stroke();
+  ctx.setLineDash([]);
+}
+
+// Drag zooms, Shift-drag or one finger pans, two fingers pinch, Ctrl-wheel zooms, a click picks.
+function gestures(plot) {
+  const { stage, over } = plot, fingers = new Map();
+  let start = null;
+  const place = (event) => event.clientX - over.getBoundingClientRect().left;
+  over.addEventListener("pointerdown", (event) => {
+    if (event.button > 1) return;
+    over.setPointerCapture(event.pointerId);
+    fingers.set(event.pointerId, place(event));
+    const pans = event.pointerType === "touch" || event.shiftKey || event.button === 1;
+    start = { x: place(event), t: plot.time(place(event)), pans, moved: false, t0: stage.t0, t1: stage.t1 };
+  });
+  over.addEventListener("pointermove", (event) => {
+    const x = place(event);
+    if (event.pointerType !== "touch" || start) stage.point(plot.time(x));
+    if (!start) return;
+    const before = [...fingers.values()];
+    fingers.set(event.pointerId, x);
+    if (fingers.size === 2) {
+      const now = [...fingers.values()], wide = Math.abs(now[0] - now[1]), was = Math.abs(before[0] - before[1]);
+      start.moved = true;
+      if (wide > 5 && was > 5) stage.zoom(was / wide, plot.time((now[0] + now[1]) / 2));
+      return;
+    }
+    if (Math.abs(x - start.x) > 4) start.moved = true;
+    if (!start.moved) return;
+    if (start.pans) {
+      const by = ((start.x - x) / plot.inner) * (start.t1 - start.t0);
+      stage.show(...shifted(stage, start, by));
+    } else {
+      stage.band = [start.t, plot.time(x)];
+      stage.point(plot.time(x));
+    }
+  });
+  const finish = (event) => {
+    fingers.delete(event.pointerId);
+    if (!start || fingers.size) return;
+    const { moved, pans } = start, band = stage.band;
+    start = null;
+    stage.band = null;
+    if (event.type === "pointerup" && !moved) plot.clicked?.(plot.time(place(event)), place(event), plot);
+    else if (band && !pans) stage.show(Math.min(...band), Math.max(...band));
+    if (event.pointerType === "touch") stage.point(null);
+  };
+  over.addEventListener("pointerup", finish);
+  over.addEventListener("pointercancel", finish);
+  over.addEventListener("pointerleave", () => !start && stage.point(null));
+  over.addEventListener("dblclick", () => stage.show(stage.low, stage.high));
+  over.addEventListener("wheel", (event) => {
+    const sideways = Math.abs(event.deltaX) > Math.abs(event.deltaY) || event.shiftKey;
+    if (!event.ctrlKey && !event.metaKey && !sideways) return;
+    event.preventDefault();
+    const amount = event.deltaY || event.deltaX;
+    if (sideways) stage.pan(((event.deltaX || event.deltaY) / plot.inner) * (stage.t1 - stage.t0));
+    else stage.zoom(Math.exp(Math.max(-60, Math.min(60, amount)) / 150), plot.time(place(event)));
+  }, { passive: false });
+}
+
+function shifted(stage, { t0, t1 }, by) {
+  const most = Math.max(stage.low - t0, Math.min(by, stage.high - t1));
+  return [t0 + most, t1 + most];
+}
