@@ -91,10 +91,12 @@ class Backlog:
         queued, capacity = facts.backlog(), facts.capacity
         if queued is None or capacity is None:
             return None
-        work = facts.work(60) or 0.0
+        work = facts.work(60)
         feasible = capacity.feasible(facts.current)
-        ahead = facts.projected_backlog(queued, work, capacity.startup(0.9))
-        wanted = replicas_for((work + ahead / self.settings.drain_seconds) / feasible)
+        ahead = queued if work is None else facts.projected_backlog(queued, work, capacity.startup(0.9))
+        wanted = replicas_for(((work or 0.0) + ahead / self.settings.drain_seconds) / feasible)
+        if work is None:  # the queue alone may raise, but says nothing about what may be given up
+            wanted = max(wanted, facts.current)
         return _reason(
             "backlog", facts, wanted, queued_seconds=queued, queued_when_ready_seconds=ahead,
             drain_seconds=self.settings.drain_seconds, work=work, feasible_load=feasible,

@@ -127,7 +127,12 @@ class CronSettings:
     """The largest min_replicas of the active entries."""
 
     kind: Literal["cron"] = "cron"
-    schedule: tuple[ScheduleEntry, ...] = setting(doc="Entries with min_replicas.")
+    schedule: tuple[ScheduleEntry, ...] = setting(doc="Entries, each with min_replicas.")
+
+    def __post_init__(self) -> None:
+        for i, entry in enumerate(self.schedule):
+            if entry.min_replicas is None:
+                raise ConfigError(f"schedule[{i}].min_replicas", "is missing: a cron policy only asks for a minimum")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,125 @@
+"""Who decides in a simulation: a pool of this library, or an emulated peer, each behind the same two methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from autoscaler.embed import Pool
+from autoscaler.log import StepLog
+from autoscaler.settings import Slo
+from autoscaler.types import Observation, Reason, Step
+from load_tests.fleet import Fleet
+from load_tests.life import Life
+from load_tests.peers import Peer
+from load_tests.plant_view import PlantView
+from load_tests.scrape import Scraper
+
+
+class Answer(NamedTuple):
+    """A number of replicas and its reasons; `band`, if there is a forecast: (start, end, low, high) ahead in replicas."""
+
+    replicas: int
+    reasons: tuple[Reason, ...]
+    band: tuple[int, int, float, float] | None = None
+
+
+class Moment(NamedTuple):
+    """What befalls the signals at one tick: are they scraped, and what share of the counts survived a reset."""
+
+    measured: bool = True
+    kept_fraction: float = 1.0
+
+
+class Contestant(Protocol):
+    """One decision maker for one pool of one simulation."""
+
+    name: str
+    interval_seconds: int
+
+    def begin(self, fleet: Fleet, pool: int, life: Life, origin_at_seconds: int) -> None:
+        """The simulation is about to start."""
+
+    def decide(self, at_seconds: float, moment: Moment) -> Answer:
+        """Choose a number."""
+
+    def end(self) -> None:
+        """The simulation is over."""
+
+
+class PeerContestant:
+    """An emulated peer on its native signals."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer, self.name, self.interval_seconds = peer, peer.name, peer.interval_seconds
+
+    def begin(self, fleet: Fleet, pool: int, life: Life, origin_at_seconds: int) -> None:
+        """Look at the fleet through the peer's eyes."""
+        self._life = life
+        self._view = PlantView(fleet, pool, rates=self.peer.uses_rates)
+
+    def decide(self, at_seconds: float, moment: Moment) -> Answer:
+        """One tick of the peer."""
+        view = self._view.tick(desired=self._life.desired, starting=self._life.starting, scraped=moment.measured)
+        return Answer(*self.peer.decide(view))
+
+    def end(self) -> None:
+        """Nothing is open."""
+
+
+class PoolContestant:
+    """A pool of this library, fed what a scraper would see; `log` writes its steps below that directory."""
+
+    def __init__(
+        self, name: str, pool: Pool, slo: Slo, kv_capacity_tokens: int, *,
+        history: Sequence[Observation] = (), log: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.pool, self.interval_seconds = name, pool, pool.settings.interval_seconds
+        self._scraper = Scraper(pool.settings.name, slo, kv_capacity_tokens)
+        self._history, self._directory = history, log
+        self._log: StepLog | None = None
+
+    def begin(self, fleet: Fleet, pool: int, life: Life, origin_at_seconds: int) -> None:
+        """Take the past in as history, and open the log."""
+        self._fleet, self._index, self._life, self._origin = fleet, pool, life, origin_at_seconds
+        if self._directory is not None:
+            self._log = StepLog(self._directory, self.pool.autoscaler, self.pool.memory)
+        if self._history:
+            self.pool.backfill(self._history)
+            if self._log is not None:
+                self._log.backfill(self._history, self.pool.memory)
+
+    def decide(self, at_seconds: float, moment: Moment) -> Answer:
+        """Observe and step."""
+        fleet, index = self._fleet, self._index
+        observation = self._scraper.observe(
+            self._origin + math.floor(at_seconds),
+            self.interval_seconds,
+            self._life.counts(self._origin),
+            lambda: (fleet.gauges(index), fleet.counters(index)),
+            measured=moment.measured,
+            kept_fraction=moment.kept_fraction,
+        )
+        decision = self.pool.step(observation)
+        step = self.pool.last_step
+        assert step is not None
+        if self._log is not None:
+            self._log.append(step, self.pool.memory)
+        return Answer(decision.replicas, decision.reasons, _band(step))
+
+    def end(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+
+
+def _band(step: Step) -> tuple[int, int, float, float] | None:
+    """Median and 95 % of the work at the time when a replica ordered now is ready, in replicas that carry it."""
+    forecast, capacity = step.forecast, step.capacity
+    if forecast is None or capacity is None:
+        return None
+    feasible = capacity.feasible(step.observation.replicas.desired)
+    start, end = forecast.windows[0]
+    return start, end, forecast.value(0, 0.5) / feasible, forecast.value(0, 0.95) / feasible
