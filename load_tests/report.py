@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -191,14 +192,14 @@ def _page(runs: Sequence[Run], title: str, budget: int) -> bytes:
     data = json.dumps(payload(runs, title, budget), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     scripts = "\n".join(text(name) for name in _SCRIPTS)
     escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    page = text("page.html")
-    for mark, content in (
-        ("/*STYLE*/", text("report.css")),
-        ("/*SCRIPT*/", scripts),
-        ("<!--TITLE-->", escaped),
-        ("/*DATA*/", data.replace("<", "\\u003c")),  # last: nothing that a user named may look like a mark
-    ):
-        page = page.replace(mark, content, 1)
+    parts = {
+        "/*STYLE*/": text("report.css"),
+        "/*SCRIPT*/": scripts,
+        "<!--TITLE-->": escaped,
+        "/*DATA*/": data.replace("<", "\\u003c"),
+    }
+    # One pass, so that no name a user chose is taken for a mark.
+    page = re.sub("|".join(map(re.escape, parts)), lambda mark: parts[mark.group()], text("page.html"))
     return page.encode()
 
 

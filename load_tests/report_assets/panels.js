@@ -152,9 +152,10 @@ function ttftChart(context, log) {
       { label: `SLO ${latency(limit)}`, colour: "var(--bad)", swatch: "dash",
         paint(ctx, p) {
           ctx.strokeStyle = theme("bad");
-          ctx.lineWidth = 1.3;
+          ctx.lineWidth = 1.5;
           ctx.setLineDash([6, 4]);
-          line(ctx, GUTTER, p.y(limit), GUTTER + p.inner, p.y(limit));
+          const y = Math.round(p.y(limit)) + 0.5;
+          line(ctx, GUTTER, y, GUTTER + p.inner, y);
         } },
       { label: "violations", colour: "var(--bad)", swatch: "fill", read: (t) => number(series.at("violated", t)), paint: (ctx, p) => violations(ctx, p, series) },
     ],

@@ -175,7 +175,7 @@ def invented_run(
 def empty_timeline(at: np.ndarray) -> Timeline:
     """A timeline without a word in it."""
     whole, blank = np.zeros(len(at), dtype=np.int64), np.full(len(at), np.nan)
-    kinds = {name: whole for name in ("desired", "ready", "starting", "draining", "violated")}
+    kinds = dict.fromkeys(("desired", "ready", "starting", "draining", "violated"), whole)
     return Timeline(**{name: kinds.get(name, blank) for name in Timeline.__dataclass_fields__} | {"at_seconds": at})
 
 
