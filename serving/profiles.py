@@ -212,7 +212,7 @@ def startup_ids() -> tuple[str, ...]:
 
 def startup_profile(name: str) -> StartupProfile:
     """The shipped start-up profile `name`; ConfigError lists the ids and says which is close."""
-    return _named(_shipped_startups(), name, "startup.profile")
+    return _named(_shipped_startups(), name, "profile")
 
 
 def tiers() -> dict[str, Tier]:
