@@ -22,6 +22,7 @@ from autoscaler.errors import ConfigError
 from load_tests import kernel
 from load_tests import kernel_state as state
 from load_tests.draws import key
+from load_tests.kernel_prefix import BUCKET, PREFIX_PLANES
 from load_tests.kernel_state import Plant, records
 from load_tests.kernel_views import (
     Counters,
@@ -71,6 +72,16 @@ _HISTOGRAMS = (
     ("output_lengths", state.OUTPUT_AT, state.LENGTH_BOUNDS, "output_sum"),
     ("step_tokens", state.STEP_AT, state.STEP_BOUNDS, "step_tokens_sum"),
 )
+_NO_LINK = (
+    "queue_head",
+    "queue_tail",
+    "complete_head",
+    "complete_tail",
+    "partial",
+    "oldest_block",
+    "newest_block",
+    "free_block",
+)
 _FIRST_SLOTS = 8
 
 
@@ -108,7 +119,7 @@ class Fleet:
         moving = requests.follows is not None or any(model.next_pool is not None for model in self._models)
         self._plant = Plant(
             world=world,
-            pools=_pool_records(self._models, seed),
+            pools=_pool_records(self._models, seed, requests.prefix_block_tokens),
             replicas=records(0, state.REPLICA),
             requests=_request_records(requests, len(self._models)),
             seats=np.zeros((0, state.SEAT_PLANES, 0), dtype=np.int64),
@@ -118,6 +129,9 @@ class Fleet:
             winners=np.zeros(0, dtype=np.int64),
             transfers=records(len(requests) + 1 if moving else 1, state.TRANSFER_ENTRY),
             departures=np.full(_FIRST_SLOTS, np.nan),
+            prefix=np.zeros((0, PREFIX_PLANES, self._prefix_entries(requests)), dtype=np.int64),
+            offsets=_column(requests.block_hash_offsets),
+            hashes=_column(requests.block_hashes),
             followers=_followers(requests),
             tenants=tenants,
             tenant_arrivals=np.zeros((len(self._models), int(tenants.max(initial=-1)) + 1), dtype=np.int64),
@@ -158,13 +172,14 @@ class Fleet:
             self._plant = self._plant._replace(departures=longer)
         p = self._plant
         row = np.zeros(1, dtype=state.REPLICA)
-        for name in ("queue_head", "queue_tail", "complete_head", "complete_tail", "partial"):
+        for name in _NO_LINK:
             row[name] = -1
         row["id"], row["pool"], row["factor"] = replica, pool, capacity_factor
         p.replicas[slot] = row[0]
         p.seats[slot, state.OCCUPANT] = -1
         p.seats[slot, state.STAMP] = 0
         p.residues[slot] = 0
+        p.prefix[slot, BUCKET] = 0
         self._slots[replica] = slot
         kernel.join(p.pools, p.replicas, p.requests, p.residues, p.routable, p.due, p.winners, slot, self.now_seconds)
         return replica
@@ -223,6 +238,14 @@ class Fleet:
         self._check_id(replica_id)
         return self._slots[replica_id] if self.gone_at(replica_id) is None else None
 
+    def _prefix_entries(self, requests: Requests) -> int:
+        """Size of a replica's prefix table: twice its blocks at least, a power of two; 1 without a prefix cache."""
+        if requests.prefix_block_tokens == 0:
+            return 1
+        capacity = max(model.replica.kv_capacity_tokens for model in self._models)
+        tokens = capacity + int(np.max(requests.prompt_tokens, initial=0))
+        return int(2 ** (2 * (tokens // requests.prefix_block_tokens + 2)).bit_length())
+
     def _grow(self, slots: int) -> None:
         """Room for `slots` replicas (a power of two); what is there stays."""
         p, pools = self._plant, len(self._models)
@@ -235,10 +258,18 @@ class Fleet:
         residues = np.zeros((slots, blocks), dtype=np.int64)
         routable = np.zeros((pools, 2, slots), dtype=np.int64)
         due = np.full(slots, np.inf)
+        prefix = np.zeros((slots, *p.prefix.shape[1:]), dtype=np.int64)
         if old:
             table[:old], residues[:old], routable[:, :, :old], due[:old] = p.seats, p.residues, p.routable, p.due
+            prefix[:old] = p.prefix
         self._plant = p._replace(
-            replicas=replicas, seats=table, residues=residues, routable=routable, due=due, winners=_tournament(due)
+            replicas=replicas,
+            seats=table,
+            residues=residues,
+            routable=routable,
+            due=due,
+            winners=_tournament(due),
+            prefix=prefix,
         )
         self._rows = np.zeros((slots, 6), dtype=np.int64)
 
@@ -314,7 +345,11 @@ def _tournament(due: state.Floats) -> state.Ints:
     return winners
 
 
-def _pool_records(models: Sequence[PoolModel], seed: int) -> Any:
+def _column(values: Any) -> state.Ints:
+    return np.zeros(0, dtype=np.int64) if values is None else np.ascontiguousarray(values, dtype=np.int64)
+
+
+def _pool_records(models: Sequence[PoolModel], seed: int, prefix_block: int) -> Any:
     names = [model.name for model in models]
     if not models or len(set(names)) != len(names):
         raise ConfigError("pools", f"{names!r} must be at least one pool, each with its own name")
@@ -326,7 +361,7 @@ def _pool_records(models: Sequence[PoolModel], seed: int) -> Any:
         row["step_overhead"], row["sequence_overhead"] = law.step_overhead_seconds, law.sequence_overhead_seconds
         row["ingress_seconds"] = law.request_overhead_seconds
         row["seats"], row["batch_tokens"] = law.max_num_seqs, law.max_num_batched_tokens
-        row["block"] = law.kv_block_tokens
+        row["block"], row["prefix_block"] = law.kv_block_tokens, prefix_block
         row["kv_capacity"] = law.kv_capacity_tokens // law.kv_block_tokens * law.kv_block_tokens
         row["routing"], row["routing_key"] = _ROUTINGS[model.routing], np.uint64(key(seed, "routing", i))
         row["next_pool"] = -1

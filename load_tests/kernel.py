@@ -24,6 +24,7 @@ from load_tests.kernel_state import (
     Records,
     cached,
     compiled,
+    inlined,
 )
 from load_tests.kernel_step import end_step
 
@@ -47,7 +48,7 @@ def pop_ingress(pools: Records, requests: Records, pool: int) -> int:
     return q
 
 
-@compiled
+@inlined
 def run(
     world: Records,
     pools: Records,
@@ -60,6 +61,9 @@ def run(
     winners: Ints,
     transfers: Records,
     departures: Floats,
+    prefix: Ints,
+    offsets: Ints,
+    hashes: Ints,
     followers: Ints,
     tenants: NDArray[Any],
     tenant_arrivals: Ints,
@@ -95,6 +99,9 @@ def run(
                 winners,
                 transfers,
                 departures,
+                prefix,
+                offsets,
+                hashes,
                 followers,
                 histograms,
                 which,
@@ -132,6 +139,9 @@ def _entries(source: int) -> tuple[Any, ...]:
         winners: Ints,
         transfers: Records,
         departures: Floats,
+        prefix: Ints,
+        offsets: Ints,
+        hashes: Ints,
         followers: Ints,
         tenants: NDArray[Any],
         tenant_arrivals: Ints,
@@ -151,6 +161,9 @@ def _entries(source: int) -> tuple[Any, ...]:
                 winners,
                 transfers,
                 departures,
+                prefix,
+                offsets,
+                hashes,
                 followers,
                 tenants,
                 tenant_arrivals,

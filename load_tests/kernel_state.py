@@ -30,6 +30,12 @@ def compiled(function: Function) -> Function:
     return cast("Function", made)
 
 
+def inlined(function: Function) -> Function:
+    """As `compiled`, and laid into its caller: for what is called from one place and takes the whole plant."""
+    made: Any = njit(forceinline=True)(function)
+    return cast("Function", made)
+
+
 def cached(function: Function) -> Function:
     """An entry point of the kernel: compiled once per machine."""
     made: Any = njit(cache=True)(function)
@@ -97,6 +103,11 @@ REPLICA = np.dtype(
         ("outstanding", "i8"),  # requests routed here that have not ended
         ("free_seats", "i8"),  # entries on the stack of free seats
         ("high_seats", "i8"),  # seats ever used
+        ("idle_blocks", "i8"),  # prefix blocks that no live request holds
+        ("oldest_block", "i8"),  # ends of their LRU list, -1 = empty
+        ("newest_block", "i8"),
+        ("free_block", "i8"),  # list of unused entries of the prefix table, -1 = empty
+        ("high_blocks", "i8"),  # entries ever used
         ("started", "f8"),  # t: start of the running jump
         ("step_seconds", "f8"),  # duration of its first step
         ("growth_seconds", "f8"),  # how much longer each further step takes: d * N
@@ -123,6 +134,7 @@ POOL = np.dtype(
         ("batch_tokens", "i8"),
         ("kv_capacity", "i8"),  # whole blocks, in tokens
         ("block", "i8"),
+        ("prefix_block", "i8"),  # tokens of a hashed block of a prompt, 0 = no prefix cache
         # routing
         ("routing", "i8"),
         ("next_pool", "i8"),  # where a request goes after its first token, -1 = it stays
@@ -221,6 +233,9 @@ class Plant(NamedTuple):
     winners: Ints  # tournament over `due`: winners[1] is the slot that is due first
     transfers: Records  # heap of TRANSFER_ENTRY
     departures: Floats  # instant at which the replica of this id was gone, NaN until then
+    prefix: Ints  # (slot, plane, entry): prefix caches; empty without
+    offsets: Ints  # where the block hashes of each request begin; empty without
+    hashes: Ints  # block hashes of the prompts
     followers: Ints  # request that arrives when this one ends, -1 = none; empty without a closed loop
     tenants: NDArray[np.int32]  # tenant of each request; empty without tenants
     tenant_arrivals: Ints  # (pool, tenant)

@@ -15,6 +15,7 @@ import math
 from load_tests.draws import child_key, normal_at
 from load_tests.kernel_kv import boundary_after, fits, jump_seconds, over_capacity, steps_before_full, whole_blocks
 from load_tests.kernel_observe import observe_finish, observe_first, observe_gap, observe_steps
+from load_tests.kernel_prefix import hold_hits, hold_rest, release_blocks, trim
 from load_tests.kernel_route import change_outstanding, prefill_tokens, push_transfer, reschedule
 from load_tests.kernel_seats import (
     chain_completing,
@@ -41,6 +42,7 @@ from load_tests.kernel_state import (
     Ints,
     Records,
     compiled,
+    inlined,
 )
 
 
@@ -76,7 +78,7 @@ def finish(
     start_follower(world, transfers, requests, followers, q, t)
 
 
-@compiled
+@inlined
 def complete_prefills(
     world: Records,
     pools: Records,
@@ -86,6 +88,9 @@ def complete_prefills(
     residues: Ints,
     routable: Ints,
     transfers: Records,
+    prefix: Ints,
+    offsets: Ints,
+    hashes: Ints,
     followers: Ints,
     histograms: Ints,
     slot: int,
@@ -110,6 +115,10 @@ def complete_prefills(
             observe_first(m, histograms, r.pool, request)
         else:
             observe_gap(m, histograms, r.pool, t - request.resume)
+        if m.prefix_block > 0:
+            hold_rest(m, r, requests, prefix, offsets, hashes, slot, q)
+            if request.generated == request.output or m.next_pool >= 0:
+                release_blocks(m, r, requests, prefix, offsets, hashes, slot, q)
         if request.generated == request.output:
             leave_seat(r, seats, slot, seat)
             finish(world, pools, replicas, requests, routable, transfers, followers, histograms, slot, q, t)
@@ -126,8 +135,19 @@ def complete_prefills(
         seat = following
 
 
-@compiled
-def preempt(m: Records, r: Records, requests: Records, seats: Ints, residues: Ints, slot: int, t: float) -> None:
+@inlined
+def preempt(
+    m: Records,
+    r: Records,
+    requests: Records,
+    seats: Ints,
+    residues: Ints,
+    prefix: Ints,
+    offsets: Ints,
+    hashes: Ints,
+    slot: int,
+    t: float,
+) -> None:
     """The latest admitted loses its KV and goes to the head of the queue; all it has will be prefilled again."""
     seat = latest_admitted(r, seats, slot)
     q = seats[slot, OCCUPANT, seat]
@@ -141,6 +161,8 @@ def preempt(m: Records, r: Records, requests: Records, seats: Ints, residues: In
         request.resume = t
         leave_decode(m, r, residues, slot, request.prompt + request.generated - 1)
     leave_seat(r, seats, slot, seat)
+    if m.prefix_block > 0:
+        release_blocks(m, r, requests, prefix, offsets, hashes, slot, q)
     request.status = UNFINISHED
     request.preemptions += 1
     m.preemptions += 1
@@ -152,8 +174,18 @@ def preempt(m: Records, r: Records, requests: Records, seats: Ints, residues: In
     r.waiting_tokens += prefill_tokens(request)
 
 
-@compiled
-def admit(m: Records, r: Records, requests: Records, seats: Ints, residues: Ints, slot: int) -> int:
+@inlined
+def admit(
+    m: Records,
+    r: Records,
+    requests: Records,
+    seats: Ints,
+    residues: Ints,
+    prefix: Ints,
+    offsets: Ints,
+    hashes: Ints,
+    slot: int,
+) -> int:
     """Move the head of the queue into a seat; returns the seat if its prompt is to be prefilled, else -1."""
     q = r.queue_head
     request = requests[q]
@@ -161,12 +193,19 @@ def admit(m: Records, r: Records, requests: Records, seats: Ints, residues: Ints
     r.waiting -= 1
     r.waiting_tokens -= prefill_tokens(request)
     seat = take_seat(r, seats, slot, q)
+    if m.prefix_block > 0:
+        request.cached = hold_hits(m, r, requests, prefix, offsets, hashes, slot, q)
     if request.status == MOVED:
         context = request.prompt + request.generated - 1
         join_decode(m, r, seats, residues, slot, seat, context, request.output - request.generated)
+        if m.prefix_block > 0:
+            trim(m, r, residues, prefix, slot)
+            hold_rest(m, r, requests, prefix, offsets, hashes, slot, q)
         return -1
     context = request.prompt + request.generated
     r.kv_prefill += whole_blocks(context, m.block)
+    if m.prefix_block > 0:
+        trim(m, r, residues, prefix, slot)
     r.prefilling += 1
     r.partial = seat
     r.partial_done = min(request.cached, context - 1)
@@ -175,7 +214,7 @@ def admit(m: Records, r: Records, requests: Records, seats: Ints, residues: Ints
     return seat
 
 
-@compiled
+@inlined
 def prefill_chunk(r: Records, requests: Records, seats: Ints, slot: int, budget: int) -> int:
     """Take the next chunk of the partial prefill, as far as `budget` goes; returns its tokens."""
     request = requests[seats[slot, OCCUPANT, r.partial]]
@@ -199,7 +238,7 @@ def slowness(world: Records, r: Records, t: float) -> float:
     return factor
 
 
-@compiled
+@inlined
 def plan(
     world: Records,
     m: Records,
@@ -207,6 +246,9 @@ def plan(
     requests: Records,
     seats: Ints,
     residues: Ints,
+    prefix: Ints,
+    offsets: Ints,
+    hashes: Ints,
     slot: int,
     t: float,
 ) -> float:
@@ -220,7 +262,7 @@ def plan(
                 break
             if running > 0 and not fits(m, r, residues, slot, requests[r.queue_head], 0):
                 break
-            if admit(m, r, requests, seats, residues, slot) < 0:
+            if admit(m, r, requests, seats, residues, prefix, offsets, hashes, slot) < 0:
                 budget -= 1
                 continue
         before = r.partial_done
@@ -255,7 +297,7 @@ def plan(
     return t + jump_seconds(r.steps, r.step_seconds, r.growth_seconds)
 
 
-@compiled
+@inlined
 def end_step(
     world: Records,
     pools: Records,
@@ -268,6 +310,9 @@ def end_step(
     winners: Ints,
     transfers: Records,
     departures: Floats,
+    prefix: Ints,
+    offsets: Ints,
+    hashes: Ints,
     followers: Ints,
     histograms: Ints,
     slot: int,
@@ -280,19 +325,37 @@ def end_step(
         observe_steps(r, r.steps, m, histograms, r.pool)
         r.clock += r.steps
         r.kv += r.decoding * r.steps
+        if m.prefix_block > 0:
+            trim(m, r, residues, prefix, slot)
         while r.decoding > 0 and seats[slot, KEY, 0] >> SEAT_BITS <= r.clock:
             seat = pop_finished(r, seats, slot)
             q = seats[slot, OCCUPANT, seat]
             leave_decode(m, r, residues, slot, requests[q].prompt + requests[q].output - 1)
             leave_seat(r, seats, slot, seat)
+            if m.prefix_block > 0:
+                release_blocks(m, r, requests, prefix, offsets, hashes, slot, q)
             finish(world, pools, replicas, requests, routable, transfers, followers, histograms, slot, q, t)
         if r.complete_head >= 0:
             complete_prefills(
-                world, pools, replicas, requests, seats, residues, routable, transfers, followers, histograms, slot, t
+                world,
+                pools,
+                replicas,
+                requests,
+                seats,
+                residues,
+                routable,
+                transfers,
+                prefix,
+                offsets,
+                hashes,
+                followers,
+                histograms,
+                slot,
+                t,
             )
         while r.decoding > 1 and over_capacity(m, r, residues, slot):
-            preempt(m, r, requests, seats, residues, slot, t)
-    reschedule(due, winners, slot, plan(world, m, r, requests, seats, residues, slot, t))
+            preempt(m, r, requests, seats, residues, prefix, offsets, hashes, slot, t)
+    reschedule(due, winners, slot, plan(world, m, r, requests, seats, residues, prefix, offsets, hashes, slot, t))
     if r.life == DRAINING and r.outstanding == 0:
         leave_fleet(replicas, due, winners, departures, slot, t)
 

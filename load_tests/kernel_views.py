@@ -105,6 +105,10 @@ class Requests:
     (leading prompt tokens whose prefill is skipped; KV still holds them), `tenant` (i4, >= 0), `pool` (entry pool, 0
     by default) and `follows` (i8): a request with ``follows[i] = k >= 0`` arrives ``arrival_seconds[i]`` seconds after
     request k ended, which makes a closed loop; such requests stand behind all others.
+
+    Prefix cache by blocks: the prompt of request i begins with blocks of `prefix_block_tokens` tokens whose content is
+    named by ``block_hashes[block_hash_offsets[i]:block_hash_offsets[i + 1]]`` (equal id = equal content and equal prefix,
+    as in Mooncake traces; a last block that the prompt does not fill never hits).
     """
 
     arrival_seconds: Floats
@@ -114,6 +118,9 @@ class Requests:
     tenant: NDArray[np.int32] | None = None
     pool: NDArray[np.int32] | None = None
     follows: Ints | None = None
+    block_hash_offsets: Ints | None = None
+    block_hashes: Ints | None = None
+    prefix_block_tokens: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.arrival_seconds)
@@ -131,6 +138,7 @@ class Requests:
         self._within("cached_prompt_tokens", 0, 2**30)
         self._within("tenant", 0, 2**20)
         self._check_follows(n)
+        self._check_blocks(n)
 
     def _within(self, name: str, low: int, high: int) -> None:
         column = getattr(self, name)
@@ -143,6 +151,21 @@ class Requests:
         led = self.follows[self.open_requests :]
         if len(led) and not (int(led.min()) >= 0 and int(led.max()) < n and len(np.unique(led)) == len(led)):
             raise ConfigError("follows", f"values behind the open requests must be distinct numbers in [0, {n - 1}]")
+
+    def _check_blocks(self, n: int) -> None:
+        offsets, hashes, block = self.block_hash_offsets, self.block_hashes, self.prefix_block_tokens
+        if offsets is None and hashes is None and block == 0:
+            return
+        if block < 1:
+            raise ConfigError(
+                "prefix_block_tokens", f"{block!r} must be a whole number >= 1 when there are block hashes"
+            )
+        if offsets is None or hashes is None:
+            raise ConfigError("block_hashes", "must be given together with block_hash_offsets")
+        if len(offsets) != n + 1 or offsets[0] != 0 or offsets[-1] != len(hashes) or (np.diff(offsets) < 0).any():
+            raise ConfigError("block_hash_offsets", f"must be {n + 1} numbers that ascend from 0 to {len(hashes)}")
+        if self.cached_prompt_tokens is not None:
+            raise ConfigError("cached_prompt_tokens", "must not be given together with block_hashes")
 
     def __len__(self) -> int:
         return len(self.arrival_seconds)
