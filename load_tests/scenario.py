@@ -75,10 +75,12 @@ class TraceTraffic:
     trace: str = setting(doc="builtin:NAME or a file.")
     superpose: tuple[str, ...] = setting((), "Further traces, added up with second 0 on second 0: other clients.")
     rotated_copies: int = setting(
-        1,
-        "Copies of each trace, shifted by equal parts of its span and wrapped around; more than 1 is marked.",
-        low=1,
-        high=1000,
+        1, "Copies of each trace, each shifted and wrapped around at the end; more than 1 is marked.", low=1, high=1000
+    )
+    copy_shift_seconds: float | None = setting(
+        None,
+        "Shift from copy to copy: short ones keep the trace's trend, None, its span over the number of copies, evens it out.",
+        above=0,
     )
     thin_fraction: float = setting(1.0, "Probability with which each request is kept; 1 keeps all.", above=0, high=1)
     arrivals: Arrivals = setting(

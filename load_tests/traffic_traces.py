@@ -31,7 +31,7 @@ def trace_streams(scenario: Scenario, traffic: TraceTraffic, seed: int) -> Strea
     parts = []
     for number, trace in enumerate(traces):
         for copy in range(traffic.rotated_copies):
-            shift = copy * _span(trace) / traffic.rotated_copies
+            shift = copy * _copy_shift(trace, traffic)
             words = draws.key(seed, "traffic", number, copy)
             part = _rate_part if isinstance(trace, RateTrace) else _request_part
             parts.append(part(trace, scenario, traffic, words, shift, start, end, number))  # type: ignore[arg-type]
@@ -65,6 +65,18 @@ def _span(trace: Trace) -> float:
     return trace.end_seconds - (float(trace.t_seconds[0]) if isinstance(trace, RateTrace) else 0.0)
 
 
+def _copy_shift(trace: Trace, traffic: TraceTraffic) -> float:
+    """Seconds from one copy of a trace to the next."""
+    shift = traffic.copy_shift_seconds
+    if shift is None:
+        return _span(trace) / traffic.rotated_copies
+    least = trace.interval_seconds if isinstance(trace, RateTrace) else 0.0
+    if not least <= shift < _span(trace):
+        allowed = f"in [{least:g}, {_span(trace):g}), from an interval to the span of {trace.name}"
+        raise ConfigError("traffic.copy_shift_seconds", f"{shift:g} must be {allowed}")
+    return shift
+
+
 def _labels(traces: Sequence[Trace]) -> tuple[str, ...]:
     """Names of tenants: the trace's own where there is one trace with labels, else the traces."""
     first = traces[0]
@@ -77,7 +89,10 @@ def _notes(traces: Sequence[Trace], traffic: TraceTraffic) -> tuple[str, ...]:
     notes = []
     if traffic.rotated_copies > 1:
         n = traffic.rotated_copies
-        notes.append(f"{n} copies of the trace are added up, each shifted by 1/{n} of its span and wrapped around.")
+        shift = f"1/{n} of its span" if traffic.copy_shift_seconds is None else f"{traffic.copy_shift_seconds:g} s"
+        notes.append(
+            f"{n} copies of the trace are added up, each {shift} after the last and wrapped around at the end."
+        )
     if len(traces) > 1:
         notes.append(f"{len(traces)} traces are added up, second 0 on second 0: {', '.join(t.name for t in traces)}.")
     if traffic.thin_fraction < 1:

@@ -101,7 +101,19 @@ def test_rotated_copies_add_up_and_are_marked() -> None:
     traffic = materialise(scenario(trace("llm_azure2023_conv", rotated_copies=3)), 0)
     assert traffic.requests.arrival_seconds.size == 3 * 19_366
     assert traffic.requests.prompt_tokens.sum() == 3 * load_trace("builtin:llm_azure2023_conv").rows.prompt_tokens.sum()  # type: ignore[union-attr]
-    assert "3 copies of the trace are added up" in traffic.notes[0]
+    assert "3 copies of the trace are added up, each 1/3 of its span after the last" in traffic.notes[0]
+
+
+def test_copies_a_little_apart_keep_the_trend() -> None:
+    def peak(**more: Any) -> float:
+        at = materialise(scenario(trace("llm_azure2023_conv", **more)), 0).requests.arrival_seconds
+        counts = np.histogram(at, np.arange(0, 3481, 240))[0]
+        return float(counts.max() / counts.mean())
+
+    near, even = peak(rotated_copies=4, copy_shift_seconds=30), peak(rotated_copies=4)
+    assert near > 0.95 * peak() > even + 0.1
+    with pytest.raises(ConfigError, match=r"^traffic.copy_shift_seconds: 5 must be in \[600, 1.2096e\+06\)"):
+        materialise(scenario({**C66, "rotated_copies": 2, "copy_shift_seconds": 5}, window=HOUR), 0)
 
 
 def test_counts_of_a_rate_trace_are_kept_exactly_and_tokens_on_average() -> None:
