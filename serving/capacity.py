@@ -20,15 +20,22 @@ from serving.closed_forms import (
     prompt_weight,
     request_work,
     seat_rate,
-    ttft_seconds,
 )
 from serving.profiles import Profile, profile
 from serving.startup import startup_quantiles
+from serving.tails import violations
 
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-MARGIN, GENERIC_MARGIN = 0.75, 0.75 * 0.7  # of the rate at which means meet the SLO; less where the replica is unknown
-PROMPT_CV, OUTPUT_CV = 1.0, 0.8  # of chat traffic, until measured
-MIX_STEP = 1.02  # lengths are rounded to powers of this
+SIZES = (1, 2, 4, 8, 16, 32)
+MARGIN, GENERIC_MARGIN = (
+    0.9,
+    0.63,
+)  # of the rate at which the closed forms meet the SLO; less where the replica is unknown
+BISECTIONS = 8
+PROMPT_CV, OUTPUT_CV = 1.0, 0.8  # lengths of chat traffic: the mix that decisions see has means only
+MIX_STEP = (
+    1.02  # lengths are rounded to powers of this; feasible loads are known at each `COARSE`-th and linear between
+)
+COARSE = 8
 LEAST_LOAD = 0.05  # Erlangs per replica, where the SLO cannot be met by any number of replicas
 
 GENERIC_LAW = Law(a=0.010, b=50e-6, c=100e-6, d=60e-9)
@@ -52,9 +59,9 @@ class _Replica:
 class PriorCapacity:
     """CapacityModel out of a shipped profile (or a cautious generic replica), the SLO and the start-up profile.
 
-    The weights are exact for the profile's linear law; the feasible load is the least of the closed forms over the linear
-    and the roofline law, times a margin, because a mean that meets the limit leaves a tail that does not.  It holds
-    settings only and learns nothing: `refit` returns the beliefs as they are.
+    The weights are those of the profile's linear law.  The feasible load is the least over the linear and the roofline law
+    of what meets the SLO at the share of requests that it names, times a margin.  It holds settings only and learns
+    nothing: `refit` returns the beliefs as they are.
     """
 
     beliefs_type: type = CapacityBeliefs
@@ -132,17 +139,39 @@ def _capacity(
 ) -> Capacity:
     mix = Mix(prompt=MIX_STEP**prompt, output=MIX_STEP**output, prompt_cv=PROMPT_CV, output_cv=OUTPUT_CV)
     law = replica.laws[0]
-    work = request_work(law, mix)
-    rates = feasible_rates(replica.laws, mix, replica.engine, slo, replica.margin)
     return Capacity(
         seconds_per_request=0.0,
         seconds_per_prompt_token=significant(prompt_weight(law, mix)),
         seconds_per_output_token=significant(output_weight(law, mix)),
-        feasible_load=tuple((n, significant(max(LEAST_LOAD, rate * work))) for n, rate in rates),
+        feasible_load=tuple(
+            (n, significant(load)) for n, load in zip(SIZES, _between(replica, slo, prompt, output), strict=True)
+        ),
         startup_seconds=startup,
         mean_output_tokens=significant(mix.output),
         source=source,
     )
+
+
+def _between(replica: _Replica, slo: Slo, prompt: int, output: int) -> list[float]:
+    """Feasible loads between the four nearest mixes of a coarser grid, so that loads move smoothly and cost little."""
+    x, y = prompt // COARSE, output // COARSE
+    p, q = prompt / COARSE - x, output / COARSE - y
+    corners = [(x, y, (1 - p) * (1 - q)), (x + 1, y, p * (1 - q)), (x, y + 1, (1 - p) * q), (x + 1, y + 1, p * q)]
+    loads = [0.0] * len(SIZES)
+    for i, j, share in corners:
+        if share > 0.0:
+            known = _loads(replica, slo, i * COARSE, j * COARSE)
+            loads = [total + share * load for total, load in zip(loads, known, strict=True)]
+    return loads
+
+
+@lru_cache(maxsize=4096)
+def _loads(replica: _Replica, slo: Slo, prompt: int, output: int) -> tuple[float, ...]:
+    """Feasible load in Erlangs for each of `SIZES` at one mix of the coarser grid."""
+    mix = Mix(prompt=MIX_STEP**prompt, output=MIX_STEP**output, prompt_cv=PROMPT_CV, output_cv=OUTPUT_CV)
+    work = request_work(replica.laws[0], mix)
+    rates = feasible_rates(replica.laws, mix, replica.engine, slo, replica.margin)
+    return tuple(max(LEAST_LOAD, rate * work) for _, rate in rates)
 
 
 def feasible_rates(
@@ -150,25 +179,44 @@ def feasible_rates(
 ) -> tuple[tuple[int, float], ...]:
     """Requests per second and replica within the SLO, as pairs (replicas, rate) for `SIZES`; the least over `laws`.
 
-    Non-decreasing in the replicas, non-increasing in every coefficient.
+    Non-decreasing in the replicas and, where an idle replica meets the SLO, non-increasing in every coefficient.
     """
-    rate = margin * min(_mean_rate(law, mix, engine, slo) for law in laws)
-    return tuple((n, rate) for n in SIZES)
+    ceiling = min(mean_rate(law, mix, engine, slo) for law in laws)
+    rates, least = [], 0.0
+    for n in SIZES:
+        rate = ceiling
+        for law in laws:
+            rate = _tail_rate(law, mix, engine, slo, n, least, rate)
+        least = rate
+        rates.append((n, margin * rate))
+    return tuple(rates)
 
 
-def _mean_rate(law: Law, mix: Mix, engine: Engine, slo: Slo) -> float:
-    """The least of the closed forms: mean ITL, KV cache, seats, and the TTFT at the quantile that the SLO asks for."""
-    rate = min(
+def mean_rate(law: Law, mix: Mix, engine: Engine, slo: Slo) -> float:
+    """The least of the closed forms for means: ITL, KV cache, seats.  No tail is in it: an upper bound."""
+    return min(
         itl_rate(law, mix, slo.itl_seconds),
         kv_rate(law, mix, engine.kv_tokens),
         seat_rate(law, mix, engine.seats),
     )
-    low, high = 0.0, rate
-    if ttft_seconds(law, mix, engine, high, slo.attainment_fraction) <= slo.ttft_seconds:
+
+
+def _tail_rate(law: Law, mix: Mix, engine: Engine, slo: Slo, replicas: int, low: float, high: float) -> float:
+    """The largest rate in [low, high] at which no more requests break the SLO than are allowed; at least `low`.
+
+    Some break it on an idle replica (a prompt too long for the limit), and no number of replicas helps them.  Where they
+    use up more than half of what the SLO allows, load may still add another half of it, or half as many again.
+    """
+    if law.b <= 0.0:  # below the floor of the roofline prefill is free: its time is the other laws' business
         return high
-    for _ in range(24):
+    limits, allowed = (slo.ttft_seconds, slo.itl_seconds), 1.0 - slo.attainment_fraction
+    hopeless = violations(law, mix, engine, limits, 0.0, replicas)
+    allowed = max(allowed, hopeless + allowed / 2.0, 1.5 * hopeless)
+    if violations(law, mix, engine, limits, high, replicas, allowed) <= allowed:
+        return high
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2.0
-        if ttft_seconds(law, mix, engine, middle, slo.attainment_fraction) <= slo.ttft_seconds:
+        if violations(law, mix, engine, limits, middle, replicas, allowed) <= allowed:
             low = middle
         else:
             high = middle

@@ -7,7 +7,6 @@ An engine step with P prefill tokens, N decode sequences of K context tokens and
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 
@@ -85,41 +84,3 @@ def kv_rate(law: Law, mix: Mix, kv_tokens: float) -> float:
 def seat_rate(law: Law, mix: Mix, seats: float) -> float:
     """Requests per second that take `seats` seats on average."""
     return seats / (seats * request_work(law, mix) + law.a * mix.output)
-
-
-def ttft_seconds(law: Law, mix: Mix, engine: Engine, rate: float, quantile: float) -> float:
-    """The `quantile` of the time to first token at `rate` requests per second, by Kingman's formula; inf if unstable.
-
-    Prefills queue one after the other for what steps leave to them: ``S_q + m ln(p / (1 - q))`` where p is their share of
-    time and ``m = (c_a^2 + c_s^2)/2 * E[S] / (1 - p)`` with Poisson arrivals.
-    """
-    itl = _itl(law, mix, rate)
-    if itl == math.inf:
-        return math.inf
-    running = rate * mix.output * itl
-    beside = law.a + running * output_weight(law, mix)  # of a step, whatever it prefills
-    full = law.b * engine.budget_tokens
-    stretch = (beside + full) / full if full > 0 else math.inf
-    service = mix.prompt * prompt_weight(law, mix) * stretch
-    share = rate * service
-    if share >= 1.0:
-        return math.inf
-    largest = _log_normal_quantile(mix.prompt, mix.prompt_cv, quantile)
-    chunks = math.ceil(largest / engine.budget_tokens)
-    own = chunks * beside + law.b * largest + law.e * largest * largest / 2.0
-    wait = (1.0 + mix.prompt_cv * mix.prompt_cv) / 2.0 * service / (1.0 - share)
-    queue = wait * max(0.0, math.log(share / (1.0 - quantile))) if share > 0 else 0.0
-    return engine.ingress_seconds + itl / 2.0 + own + queue
-
-
-def _itl(law: Law, mix: Mix, rate: float) -> float:
-    left = 1.0 - rate * request_work(law, mix)
-    return law.a / left if left > 0 else math.inf
-
-
-def _log_normal_quantile(mean: float, cv: float, quantile: float) -> float:
-    """Quantile of the log-normal with this mean and coefficient of variation."""
-    from statistics import NormalDist
-
-    square = math.log1p(cv * cv)
-    return mean * math.exp(math.sqrt(square) * NormalDist().inv_cdf(quantile) - square / 2.0)
