@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from autoscaler.types import Reason
-from autoscaler.views import reason_text
+from autoscaler.views import number, reason_text
 from load_tests.report_summary import Group, Row, Spread, setting_text, summarize
 from load_tests.run import Event, Floats, Ints, Run
 
@@ -248,10 +248,17 @@ def _reason(reason: Reason, shared: Shared) -> list[int]:
     """[cause, before, after]; a cause is [rule and names, sentence, numbers of the sentence, inputs]."""
     shape = shared.shapes.add([reason.rule, [name for name, _ in reason.inputs]])
     text = reason_text(reason)
+    if text == listed(reason):  # the page shows the inputs as a table; saying them twice helps nobody
+        text = ""
     sentence = shared.words.add(_NUMBER.sub("\u241f", text))
     inputs = [value if isinstance(value, str) else _short(value) for _, value in reason.inputs]
     cause = shared.causes.add([shape, sentence, _NUMBER.findall(text), inputs])
     return [cause, reason.before, reason.after]
+
+
+def listed(reason: Reason) -> str:
+    """What the prose of a rule that nobody wrote a sentence for comes down to: its inputs, one after the other."""
+    return ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in reason.inputs)
 
 
 def _short(value: float) -> float | int | str:

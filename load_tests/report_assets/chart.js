@@ -202,6 +202,21 @@ class Plot {
     }
   }
 
+  // The instant under the pointer, on the axis.
+  stamp(ctx, x) {
+    const text = instant(this.stage.hover, this.stage.origin);
+    ctx.font = `600 11px ${theme("font")}`;
+    const half = ctx.measureText(text).width / 2 + 7, at = Math.max(half, Math.min(x, this.width - half));
+    ctx.fillStyle = theme("ink");
+    ctx.beginPath();
+    ctx.roundRect(at - half, this.bottom + 1, 2 * half, 18, 5);
+    ctx.fill();
+    ctx.fillStyle = theme("card");
+    ctx.textAlign = "center";
+    ctx.textBaseline = "middle";
+    ctx.fillText(text, at, this.bottom + 10.5);
+  }
+
   cursor() {
     if (!this.width) return;
     const { stage } = this, ctx = this.over.getContext("2d");
@@ -223,6 +238,7 @@ class Plot {
       const x = Math.round(this.x(stage.hover)) + 0.5;
       line(ctx, x, this.top, x, this.bottom);
       ctx.setLineDash([]);
+      this.stamp(ctx, x);
     }
     const t = stage.hover ?? stage.selected;
     for (const layer of this.layers) {
@@ -320,7 +336,35 @@ function stepPath(ctx, plot, steps) {
   ctx.lineTo(plot.x(Math.min(t1, plot.stage.high)), plot.y(steps.v[i - 1]));
 }
 
+// A step column as runs of pixels: least, largest and mean over time in each.
+function stepRuns(plot, steps) {
+  const { t0, t1 } = plot.stage, each = (t1 - t0) / plot.inner, run = [];
+  for (let px = Math.max(0, Math.floor((steps.t[0] - t0) / each)); px < plot.inner; px++) {
+    const from = t0 + px * each, to = from + each;
+    let i = Math.max(0, steps.index(from)), low = steps.v[i], high = low, at = from, sum = 0;
+    for (; i + 1 < steps.t.length && steps.t[i + 1] < to; i++) {
+      const next = Math.max(at, steps.t[i + 1]);
+      sum += steps.v[i] * (next - at);
+      at = next;
+      low = Math.min(low, steps.v[i + 1]);
+      high = Math.max(high, steps.v[i + 1]);
+    }
+    sum += steps.v[i] * (to - at);
+    run.push([GUTTER + px, GUTTER + px + 1, low, high, sum / each]);
+  }
+  return run.length ? [run] : [];
+}
+
+function crowded(plot, steps) {
+  return steps.index(plot.stage.t1) - steps.index(plot.stage.t0) > plot.inner / 3;
+}
+
 function stepLine(ctx, plot, steps, colour, width, dash = []) {
+  if (!steps.t.length) return;
+  if (crowded(plot, steps)) {
+    if (!dash.length) band(ctx, plot, stepRuns(plot, steps), colour, width, 0.4);
+    return;
+  }
   ctx.strokeStyle = colour;
   ctx.lineWidth = width;
   ctx.lineJoin = "round";

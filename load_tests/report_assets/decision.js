@@ -9,7 +9,10 @@ const RULES = {
 
 function ruleName(rule) {
   if (rule.startsWith("target:")) return `Target: ${rule.slice(7).replaceAll("_", " ")}`;
-  return RULES[rule] ?? rule.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
+  if (RULES[rule]) return RULES[rule];
+  const [law, ...rest] = rule.replaceAll("_", " ").split(":");
+  const name = law.length <= 3 ? law.toUpperCase() : law[0].toUpperCase() + law.slice(1);
+  return [name, ...rest].join(": ");
 }
 
 function sentence(text) {

@@ -16,10 +16,15 @@ function replicasChart(context) {
   const { series, app, group } = context, { desired, ready, coming, starting, draining } = series.steps;
   const needed = (plot) => runs(plot, series, "need_low", "need_high", null);
   const main = () => resolved(context.colour);
+  // One spike of the need must not flatten everything that answered it: beyond twice the replicas it leaves the chart.
+  const needExtent = (a, b) => {
+    const need = series.extent("need_high", a, b), most = Math.max(coming.extent(a, b)[1], desired.extent(a, b)[1]);
+    return need && [need[0], most > 0 ? Math.min(need[1], 2 * most) : need[1]];
+  };
   const plot = new Plot(app.stage, {
     title: "Replicas", unit: `× ${group.gpus} GPU`, height: 232, least: 2, top: RAIL + 6, clicked: context.clicked,
     layers: [
-      { label: "need", colour: "var(--need)", swatch: "fill", extent: (a, b) => series.extent("need_high", a, b), read: (t) => number(series.at("need_high", t)),
+      { label: "need", colour: "var(--need)", swatch: "fill", extent: (a, b) => needExtent(a, b), read: (t) => number(series.at("need_high", t)),
         paint(ctx, p) {
           ctx.fillStyle = theme("need-fill");
           outline(ctx, p, needed(p), true);
@@ -27,6 +32,7 @@ function replicasChart(context) {
         } },
       { label: "starting", colour: context.colour, swatch: "hatch", extent: (a, b) => coming.extent(a, b), read: (t) => number(starting.at(t)),
         paint(ctx, p) {
+          if (crowded(p, coming)) return;
           ctx.beginPath();
           stepPath(ctx, p, coming);
           back(ctx, p, ready);

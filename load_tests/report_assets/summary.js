@@ -68,11 +68,21 @@ function cell(policy, name, form, best, dearest, verdict) {
   const [mean, low, high] = policy.numbers[name], shown = form(mean);
   const wins = policy.met && best != null && shown === best;
   const node = make("td", { class: wins ? "best" : "", title: wins ? "best of those that kept the SLO" : null });
-  if (name === "attainment_fraction") node.append(verdict ?? "", " ");
+  if (name === "attainment_fraction") {
+    node.append(verdict ?? "", " ");
+    node.title = howViolated(policy.numbers);
+  }
   node.append(shown);
   if (policy.seeds.length > 1 && mean != null) node.append(make("small", {}, range(form(low), form(high))));
   if (name === "gpu_hours" && mean != null && dearest > 0) node.append(costBar(policy, dearest));
   return node;
+}
+
+// How many requests broke the SLO, and in which way (one request may in several).
+function howViolated(numbers) {
+  const ways = [["violated_ttft", "late"], ["violated_itl", "slow"], ["failed", "failed"], ["unfinished", "unfinished"]];
+  const said = ways.filter(([name]) => numbers[name][0] > 0).map(([name, word]) => `${number(Math.round(numbers[name][0]))} ${word}`);
+  return `${number(Math.round(numbers.violated[0]))} of ${number(Math.round(numbers.requests[0]))} requests violated the SLO${said.length ? `: ${said.join(", ")}` : ""}`;
 }
 
 // The unit is said once where both ends have the same.

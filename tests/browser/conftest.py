@@ -103,13 +103,15 @@ def invented_run(
     interval: float = 10.0,
     style: str = "reactive",
     every: int = 1,
+    thin: float = 1.0,
 ) -> Run:
     """A run made up by a fluid rule: replicas follow the rate with a delay, queues grow where they fall short."""
     rng = np.random.Generator(np.random.Philox(seed))
     n = int(days * 86400 / interval)
     at = interval * np.arange(n)
-    rate = invented_rate(at, rng)
-    need = rate / CARRIED_PER_SECOND
+    carried = thin * CARRIED_PER_SECOND
+    rate = thin * invented_rate(at, rng)
+    need = rate / carried
     guess = np.roll(np.convolve(need, np.ones(6) / 6, mode="same"), 3 - ahead)
     wanted = np.clip(np.ceil(guess * headroom), 1, 14).astype(np.int64)
     desired, ready, starting = (np.zeros(n, dtype=np.int64) for _ in range(3))
@@ -131,7 +133,7 @@ def invented_run(
         pending = [p for p in pending if p > i]
         live = min(live, current - len(pending)) if current - len(pending) > 0 else live
         desired[i], ready[i], starting[i] = current, live, len(pending)
-        backlog = max(0.0, backlog + (rate[i] - live * CARRIED_PER_SECOND) * interval)
+        backlog = max(0.0, backlog + (rate[i] - live * carried) * interval)
         waiting[i] = backlog
     counts = rng.poisson(rate * interval)
     arrival = np.repeat(at, counts) + rng.uniform(0, interval, counts.sum())
@@ -139,7 +141,7 @@ def invented_run(
     arrival, tick = arrival[order], np.repeat(np.arange(n), counts)[order]
     busy = np.clip(need / np.maximum(ready, 1), 0, 1.2)
     ttft = 0.12 * rng.lognormal(0, 0.5, len(tick)) * (1 + 1.5 * busy[tick] ** 6)
-    ttft += waiting[tick] / (np.maximum(ready[tick], 1) * CARRIED_PER_SECOND)
+    ttft += waiting[tick] / (np.maximum(ready[tick], 1) * carried)
     output = rng.geometric(1 / 180, len(tick)) + 1
     itl = 0.022 * rng.lognormal(0, 0.12, len(tick)) * (1 + 0.6 * busy[tick] ** 3)
     first = arrival + ttft
@@ -179,7 +181,7 @@ def empty_timeline(at: np.ndarray) -> Timeline:
     return Timeline(**{name: kinds.get(name, blank) for name in Timeline.__dataclass_fields__} | {"at_seconds": at})
 
 
-def invented_runs(days: float = 1.0, seeds: tuple[int, ...] = (0,)) -> list[Run]:
+def invented_runs(days: float = 1.0, seeds: tuple[int, ...] = (0,), thin: float = 1.0) -> list[Run]:
     """Five policies of different temper."""
     tempers = (
         ("auto", {"headroom": 1.3, "ahead": 13, "style": "predictive"}),
@@ -188,7 +190,7 @@ def invented_runs(days: float = 1.0, seeds: tuple[int, ...] = (0,)) -> list[Run]
         ("knative", {"headroom": 1.9, "keep": 6, "style": "hpa"}),
         ("static 14", {"headroom": 99.0}),
     )
-    return [invented_run(name, days=days, seed=seed, **kind) for name, kind in tempers for seed in seeds]
+    return [invented_run(name, days=days, seed=seed, thin=thin, **kind) for name, kind in tempers for seed in seeds]
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from load_tests.report import LARGEST_BYTES, write_report
+from load_tests.run import Event
 
 _spec = importlib.util.spec_from_file_location("invented", Path(__file__).with_name("conftest.py"))
 assert _spec is not None
@@ -139,7 +143,7 @@ def test_a_rule_nobody_knows_is_told_with_its_inputs(opened):
     page.locator("#summary").get_by_role("button", name="hpa").click()
     page.keyboard.press("ArrowRight")
     reason = page.locator("#decision .reason").first
-    assert reason.locator("h4").inner_text().startswith("Hpa:tokens")
+    assert reason.locator("h4").inner_text().startswith("HPA: tokens")
     assert "target per second" in reason.locator("table").inner_text()
 
 
@@ -226,9 +230,36 @@ def test_dark_where_the_reader_likes_it_dark(browser, report):
     made.page.close()
 
 
+def test_several_scenarios_share_a_page_and_faults_are_told(browser, tmp_path):
+    calm = invented.invented_run("calm policy", days=0.2)
+    fault = Event(at_seconds=5000.0, before=3, after=2, kind="fault", note="a node was lost")
+    broken = replace(calm, scenario="node loss", policy="stoic", events=(fault,))
+    made = Page(browser, write_report([calm, broken], tmp_path / "two.html", title="Two"))
+    select = made.page.get_by_label("Scenario")
+    assert select.locator("option").all_inner_texts() == ["diurnal · llama-70b", "node loss · llama-70b"]
+    select.select_option(index=1)
+    assert made.view()["policy"] == "stoic"
+    made.page.locator("h1").click()
+    made.page.keyboard.press("ArrowRight")
+    told = made.page.locator("#decision").inner_text()
+    assert "Fault: 3→2 replicas" in told.replace(" → ", "→").replace("\n", " ")
+    assert "A node was lost." in told
+    assert made.complaints == []
+    made.page.close()
+
+
+def test_the_documentation_can_be_illustrated(browser, report, tmp_path):
+    script = Path(__file__).parents[2] / "scripts" / "screenshot"
+    picture = tmp_path / "docs" / "report.png"
+    subprocess.run([sys.executable, str(script), str(report), str(picture), "--width", "1200"], check=True)
+    head = picture.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(head[16:20]) == 1200
+
+
 @pytest.mark.slow
 def test_two_weeks_fit_in_five_megabytes_and_still_move(browser, tmp_path):
-    path = write_report(invented.invented_runs(days=14), tmp_path / "two-weeks.html", title="Two weeks")
+    path = write_report(invented.invented_runs(days=14, thin=0.1), tmp_path / "two-weeks.html", title="Two weeks")
     assert path.stat().st_size <= LARGEST_BYTES
     made = Page(browser, path)
     assert made.span() == 14 * 86400
