@@ -106,7 +106,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from load_tests.simulator import simulate_files
+    from load_tests.campaign import simulate_files
 
     return simulate_files(
         arguments.scenario,

@@ -25,10 +25,9 @@ Action = Callable[[Life, float], None]
 class FaultPlan:
     """The faults of one simulation, in time order; each acts on every pool."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self._gaps = [
-            (f.at_seconds, f.at_seconds + f.for_seconds) for f in faults if isinstance(f, ScrapeGap | NanScrape)
-        ]
+    def __init__(self, faults: Sequence[Fault], gaps: Sequence[tuple[float, float]] = ()) -> None:
+        outages = [f for f in faults if isinstance(f, ScrapeGap | NanScrape)]
+        self._gaps = [*gaps, *((f.at_seconds, f.at_seconds + f.for_seconds) for f in outages)]
         self._resets = [f for f in faults if isinstance(f, CounterReset)]
         timed = [entry for f in faults for entry in _entries(f)]
         self._timed = sorted(timed, key=lambda entry: entry[0])

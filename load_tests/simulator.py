@@ -32,7 +32,7 @@ class Setup:
     """Everything that a simulation is determined by, besides who decides.
 
     `pools`: pool 0 is where requests arrive; the pools behind it are joined by their `next_pool`.  `initial`: replicas
-    ready at second 0, per pool.  Requests that arrive in [score_from_seconds, end_seconds) are judged.
+    ready at second 0, per pool.  `gaps`: where nothing is known of the traffic: nothing is measured.  Requests that arrive in [score_from_seconds, end_seconds) are judged.
     """
 
     scenario: str
@@ -50,6 +50,7 @@ class Setup:
     gpus_per_replica: int = 1
     origin_at_seconds: int = 0
     faults: tuple[Fault, ...] = ()
+    gaps: tuple[tuple[float, float], ...] = ()
     about: tuple[tuple[str, str], ...] = ()
     drain: bool = True
     every_step: bool = False
@@ -83,7 +84,7 @@ class Simulation:
             Life(self.fleet, i, births(pool.name), initial=setup.initial[i], drain=setup.drain)
             for i, pool in enumerate(setup.pools)
         )
-        self.faults = FaultPlan(setup.faults)
+        self.faults = FaultPlan(setup.faults, setup.gaps)
         self.events: list[Event] = []
         self._rows: list[_Row] = []
         self._bands: list[tuple[float, float, float, float]] = []
