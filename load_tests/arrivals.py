@@ -49,13 +49,14 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Single requests by arrival: what every kind of traffic comes down to."""
+    """Single requests by arrival: what every kind of traffic comes down to.  `row`: number of the row in their trace."""
 
     arrival_seconds: Floats
     prompt_tokens: Ints
     output_tokens: Ints
     tenant: NDArray[np.int32]
     cached_prompt_tokens: Ints | None = None
+    row: Ints | None = None
 
     def where(self, keep: NDArray[Any]) -> Rows:
         """The rows that a mask or an index array picks."""
@@ -168,7 +169,8 @@ def _fill_renewal(key: Any, counts: Floats, shapes: Floats, g: Floats, law: int,
         if i < counts.size and u >= 0.0:
             if n == out.size:
                 return -1
-            out[n] = i + _inverse_share((u - below) / counts[i], g[i])
+            at = i + _inverse_share((u - below) / counts[i], g[i])
+            out[n] = max(at, out[n - 1]) if n else at  # rounding must not turn two arrivals around
             n += 1
     return n
 

@@ -7,12 +7,17 @@ gives the same requests whatever the window around it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from autoscaler.errors import ConfigError
 from load_tests import arrivals as spread
+from load_tests.arrivals import Rows
 from load_tests.fleet import Requests
 from load_tests.histories import History, added
 from load_tests.scenario import Scenario, ShapeTraffic
+from load_tests.trace_formats import RequestRows
 from load_tests.traffic_parts import Streams
 from load_tests.traffic_shapes import shape_streams
 from load_tests.traffic_traces import trace_streams
@@ -65,6 +70,7 @@ def _joined(scenario: Scenario, streams: Streams) -> Traffic:
             output_tokens=rows.output_tokens,
             cached_prompt_tokens=rows.cached_prompt_tokens,
             tenant=rows.tenant,
+            **_blocks(rows, streams.blocks),
         ),
         origin_at_seconds=streams.origin_at_seconds,
         time_zone=streams.time_zone,
@@ -75,6 +81,20 @@ def _joined(scenario: Scenario, streams: Streams) -> Traffic:
         tenants=streams.labels,
         notes=streams.notes,
     )
+
+
+def _blocks(rows: Rows, source: RequestRows | None) -> dict[str, Any]:
+    """Prompt blocks of the requests, gathered from the trace's."""
+    if source is None or source.block_offsets is None or source.block_ids is None or rows.row is None:
+        return {}
+    begin, end = source.block_offsets[rows.row], source.block_offsets[rows.row + 1]
+    offsets = np.concatenate([[0], np.cumsum(end - begin)]).astype(np.int64)
+    index = np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], end - begin)
+    return {
+        "block_hash_offsets": offsets,
+        "block_hashes": source.block_ids[index],
+        "prefix_block_tokens": source.block_tokens,
+    }
 
 
 def _union(gaps: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:

@@ -12,6 +12,7 @@ from load_tests import draws
 from load_tests.arrivals import Arrivals, Floats, Ints, Rows
 from load_tests.histories import History
 from load_tests.scenario import Lengths, LognormalLengths, PairLengths
+from load_tests.trace_formats import RequestRows
 from load_tests.traces import RequestTrace, Trace, load_trace
 
 MAX_REQUESTS = 50_000_000
@@ -35,6 +36,7 @@ class Streams(NamedTuple):
     duration_seconds: float
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+    blocks: RequestRows | None = None  # of the one trace whose prompts name their blocks; `Rows.row` points into it
 
 
 def refuse_too_many(expected: float) -> None:

@@ -17,6 +17,7 @@ from load_tests.arrivals import DEFAULT_CV, Floats, Ints, Rows
 from load_tests.histories import History, binned
 from load_tests.scenario import Scenario, TraceLengths, TraceTraffic
 from load_tests.shapes import DAY
+from load_tests.trace_formats import RequestRows
 from load_tests.traces import RateTrace, RequestTrace, Trace, instant_of, load_trace
 from load_tests.traffic_parts import Part, Streams, draw_lengths, refuse_too_many, spread_arrivals
 
@@ -45,6 +46,7 @@ def trace_streams(scenario: Scenario, traffic: TraceTraffic, seed: int) -> Strea
         duration_seconds=end - start,
         labels=_labels(traces),
         notes=_notes(traces, traffic),
+        blocks=_blocks(traces, traffic),
     )
 
 
@@ -63,6 +65,14 @@ def _window(scenario: Scenario, span: float) -> tuple[float, float]:
 
 def _span(trace: Trace) -> float:
     return trace.end_seconds - (float(trace.t_seconds[0]) if isinstance(trace, RateTrace) else 0.0)
+
+
+def _blocks(traces: Sequence[Trace], traffic: TraceTraffic) -> RequestRows | None:
+    """Rows with prompt blocks: of a single trace whose lengths are kept, because ids of two traces mean different things."""
+    first = traces[0]
+    if len(traces) > 1 or not isinstance(first, RequestTrace) or not isinstance(traffic.lengths, TraceLengths):
+        return None
+    return None if first.rows.block_ids is None else first.rows
 
 
 def _copy_shift(trace: Trace, traffic: TraceTraffic) -> float:
@@ -101,6 +111,9 @@ def _notes(traces: Sequence[Trace], traffic: TraceTraffic) -> tuple[str, ...]:
         notes.append("The date is a choice: the source publishes the hour of the day only.")
     if any(t.facts.shape for t in traces):
         notes.append("The series counts something else than LLM requests; only its shape is used.")
+    named = any(isinstance(t, RequestTrace) and t.rows.block_ids is not None for t in traces)
+    if named and _blocks(traces, traffic) is None:
+        notes.append("The names of prompt blocks are left out: no prefix is found in a cache.")
     dropped = sum(t.rows.dropped for t in traces if isinstance(t, RequestTrace))
     if dropped:
         notes.append(f"{dropped} rows without an answer are left out.")
@@ -119,6 +132,7 @@ def _request_part(
         output_tokens=own.output_tokens,
         tenant=np.asarray(tenant),
         cached_prompt_tokens=own.cached_prompt_tokens,
+        row=None if own.block_ids is None else np.arange(own.arrival_seconds.size),
     )
     rows = spread.thinned(draws.key(key, "thin"), rows, traffic.thin_fraction)
     if shift:

@@ -193,6 +193,28 @@ def test_clients_are_added_up_with_a_tenant_each_and_their_histories_too() -> No
     assert (np.diff(traffic.requests.arrival_seconds) >= 0).all()
 
 
+def test_prompt_blocks_follow_their_requests(tmp_path: Path) -> None:
+    lines = [
+        {"timestamp": 1000 * k, "input_length": 1600, "output_length": 2, "hash_ids": [k, k + 1, k + 2][: k + 1]}
+        for k in range(6)
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    traffic = {"kind": "trace", "trace": "m.jsonl", "rotated_copies": 2, "copy_shift_seconds": 2.5}
+    built = scenario_from({"version": 1, "name": "x", "traffic": traffic, "window": {"start_seconds": 1}}, tmp_path)
+    r = materialise(built, 0).requests
+    assert r.prefix_block_tokens == 512
+    assert r.block_hash_offsets is not None
+    assert r.block_hashes is not None
+    got = [r.block_hashes[a:b].tolist() for a, b in zip(r.block_hash_offsets, r.block_hash_offsets[1:], strict=False)]
+    # Copies at k and at k + 2.5 modulo the span of 6 s, from second 1 on.
+    order = sorted([(float(k), k) for k in range(6)] + [((k + 2.5) % 6, k) for k in range(6)])
+    assert got == [lines[k]["hash_ids"] for at, k in order if at >= 1]
+    several = {**traffic, "superpose": ["m.jsonl"]}
+    mixed = materialise(scenario_from({"version": 1, "name": "x", "traffic": several}, tmp_path), 0)
+    assert mixed.requests.block_hashes is None
+    assert any("prompt blocks are left out" in note for note in mixed.notes)
+
+
 def test_a_series_without_tokens_needs_lengths() -> None:
     window = {"duration_seconds": 3600}
     with pytest.raises(
