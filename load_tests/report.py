@@ -32,7 +32,17 @@ LARGEST_BYTES = 5_000_000
 # Consoles that are narrower show the range over seeds as two lines: least, largest.
 _WIDE = 150
 
-_SCRIPTS = ("format.js", "data.js", "chart.js", "panels.js", "summary.js", "decision.js", "app.js")
+_SCRIPTS = (
+    "format.js",
+    "data.js",
+    "chart.js",
+    "paint.js",
+    "gestures.js",
+    "panels.js",
+    "summary.js",
+    "decision.js",
+    "app.js",
+)
 
 
 def _seconds(value: float) -> str:
