@@ -61,10 +61,10 @@ function drawDecision(app) {
   panel.replaceChildren(
     make("header", {},
       make("div", { class: "steps" }, button("←", "Previous decision (left arrow)", state.event - 1), make("span", {}, `${state.event + 1} of ${events.length}`), button("→", "Next decision (right arrow)", state.event + 1), close),
-      make("p", { class: "who" }, make("i", { class: "dot", style: { "--c": policy.colour } }), policy.name, make("span", {}, instant(at, group.origin))),
-      make("h3", {}, kind ? `${kind[0].toUpperCase()}${kind.slice(1)}: ` : "", same ? `${after}` : change(before, after), after === 1 ? " replica" : " replicas")),
+      make("p", { class: "who" }, make("i", { class: "dot", style: { "--c": policy.colour } }), policy.name, !kind && note ? ` · ${note}` : "", make("span", {}, instant(at, group.origin))),
+      make("h3", {}, kind ? `${kind[0].toUpperCase()}${kind.slice(1)}` : "", kind && !same ? ": " : "", ...(kind && same ? [] : [change(before, after), after === 1 ? " replica" : " replicas"]))),
     circumstances(seriesOf(policy), at, group.slo),
-    ...(note ? [make("p", {}, sentence(note))] : []),
+    ...(kind && note ? [make("p", { class: "note" }, sentence(note))] : []),
     ...(reasons?.length ? [make("h5", {}, "Why, stage by stage"), make("ol", { class: "reasons" }, ...reasons.map(reasonItem))] : []),
     ...(reasons ? [] : [make("p", { class: "fine" }, "The reasons of this smaller change were left out to keep the file small; the step log has them.")]),
     ...(reasons && !reasons.length && !kind ? [make("p", { class: "fine" }, "This policy gave no reason.")] : []),
