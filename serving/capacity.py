@@ -30,6 +30,7 @@ MARGIN, GENERIC_MARGIN = (
     0.9,
     0.63,
 )  # of the rate at which the closed forms meet the SLO; less where the replica is unknown
+LONELY = 0.07  # less still for a replica that nobody helps: measured against the simulated plant over all profiles
 BISECTIONS = 8
 PROMPT_CV, OUTPUT_CV = 1.0, 0.8  # lengths of chat traffic: the mix that decisions see has means only
 MIX_STEP = (
@@ -188,7 +189,7 @@ def feasible_rates(
         for law in laws:
             rate = _tail_rate(law, mix, engine, slo, n, least, rate)
         least = rate
-        rates.append((n, margin * rate))
+        rates.append((n, margin * (1.0 - LONELY / n) * rate))
     return tuple(rates)
 
 
