@@ -7,7 +7,7 @@ Standard library only, so that an embedded pool says the same sentences as the c
 
 from __future__ import annotations
 
-import math
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -134,15 +134,20 @@ def _scalar(annotation: Any, value: Any, path: str) -> Any:
         return value
     if annotation is int and isinstance(value, int | float) and not isinstance(value, bool) and value == whole(value):
         return int(value)
-    if annotation is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if annotation is float and isinstance(value, int | float) and not isinstance(value, bool) and _fits_float(value):
         return float(value)
     word = {bool: "true or false", str: "text", int: "a whole number", float: "a finite number"}.get(annotation, "")
     raise ConfigError(path, f"{_shown(value)} must be {word or annotation}")
 
 
 def whole(value: float) -> int | None:
-    """The whole number that `value` is, or None if it is not one."""
-    return int(value) if math.isfinite(value) and value == int(value) else None
+    """The whole number below 2**63 in size that `value` is, or None if it is not one."""
+    return int(value) if abs(value) < 2**63 and value == int(value) else None
+
+
+def _fits_float(value: float) -> bool:
+    """False for infinity, NaN and whole numbers that no float can hold."""
+    return abs(value) <= sys.float_info.max
 
 
 def _tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
