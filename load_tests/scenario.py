@@ -331,6 +331,8 @@ def _with_folder(data: Any, folder: Path, names: tuple[tuple[str, ...], ...] = _
 
 def _joined(value: Any, folder: Path, name: str) -> Any:
     is_path = isinstance(value, str) and not value.startswith(BUILTIN)
+    if is_path and "\0" in value:
+        raise ConfigError(name, f"{value!r} must be a path, without NUL")
     if is_path and (name != "profile" or value.lower().endswith(FILE_ENDINGS)):
         return str(folder / value)
     return value

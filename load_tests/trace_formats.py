@@ -341,7 +341,8 @@ def _rates(table: Table) -> RateRows:
     if (steps <= 0).any():
         row = int(np.flatnonzero(steps <= 0)[0]) + 1
         raise table.error(row, "t_s", f"> the row before, {t[row - 1]:g}")
-    interval = float(steps.min())
+    found, times = np.unique(np.round(steps, 6), return_counts=True)
+    interval = float(found[np.argmax(times)])  # the commonest step, the shortest of several
     index = np.round((t - t[0]) / interval).astype(np.int64)
     off = np.flatnonzero(np.abs(t - t[0] - index * interval) > 1e-6 * interval)
     if off.size:

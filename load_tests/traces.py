@@ -23,6 +23,7 @@ from autoscaler.schema import build, setting
 from load_tests.trace_formats import Floats, RateRows, RequestRows, read_rows
 
 BUILTIN = "builtin:"
+_LAST_INSTANT = 7_258_118_400  # 2200-01-01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +110,13 @@ def instant_of(text: str, field: str) -> int:
     """Unix second of an RFC 3339 instant with an offset."""
     try:
         at = datetime.fromisoformat(text)
-        if at.tzinfo is not None:
+        if at.tzinfo is not None and 0 <= at.timestamp() < _LAST_INSTANT:
             return int(at.timestamp())
     except (ValueError, OverflowError):
         pass
-    raise ConfigError(field, f"{text!r} must be an instant with an offset, such as 2023-11-16T18:15:46+00:00")
+    raise ConfigError(
+        field, f"{text!r} must be an instant with an offset from 1970 to 2199, such as 2023-11-16T18:15:46+00:00"
+    )
 
 
 def zone_of(name: str, field: str) -> ZoneInfo:

@@ -133,7 +133,7 @@ class Stage:
     of_node: bool = setting(False, "True: done once per new node, for every replica on it.")
     sigma: float = setting(0.0, "Standard deviation of log seconds around the value; 0 is no spread.", low=0, high=3)
     note: str = setting("", "Where the value comes from.")
-    sources: tuple[int, ...] = setting((), "Numbers of the sources in the README of the data.")
+    sources: tuple[int, ...] = setting((), "Numbers of the sources in the README of the data.", low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ class Tier:
 
     gb_per_second: float = setting(doc="Rate of one reader, all ranks together, in GB/s.", above=0)
     note: str = setting("", "Where the value comes from.")
-    sources: tuple[int, ...] = setting((), "Numbers of the sources in the README of the data.")
+    sources: tuple[int, ...] = setting((), "Numbers of the sources in the README of the data.", low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
