@@ -16,9 +16,10 @@ from load_tests import arrivals as spread
 from load_tests.arrivals import Rows
 from load_tests.fleet import Requests
 from load_tests.histories import History, added
-from load_tests.scenario import Scenario, ShapeTraffic
+from load_tests.scenario import Scenario
 from load_tests.trace_formats import RequestRows
 from load_tests.traffic_parts import Streams
+from load_tests.traffic_settings import ShapeTraffic
 from load_tests.traffic_shapes import shape_streams
 from load_tests.traffic_traces import trace_streams
 

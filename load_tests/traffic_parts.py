@@ -11,9 +11,9 @@ from load_tests import arrivals as spread
 from load_tests import draws
 from load_tests.arrivals import Arrivals, Floats, Ints, Rows
 from load_tests.histories import History
-from load_tests.scenario import Lengths, LognormalLengths, PairLengths
 from load_tests.trace_formats import RequestRows
 from load_tests.traces import RequestTrace, Trace, load_trace
+from load_tests.traffic_settings import Lengths, LognormalLengths, PairLengths
 
 MAX_REQUESTS = 50_000_000
 DEFAULT_SIGMA = 0.6

@@ -12,10 +12,11 @@ from load_tests import arrivals as spread
 from load_tests import draws
 from load_tests.arrivals import DEFAULT_CV, Floats, Ints, Rows
 from load_tests.histories import MINUTE, History
-from load_tests.scenario import LognormalLengths, PairLengths, Scenario, ShapeTraffic
+from load_tests.scenario import Scenario
 from load_tests.shapes import DAY, Clock, Stream
 from load_tests.traces import RequestTrace, instant_of, load_trace, zone_of
 from load_tests.traffic_parts import Part, Streams, draw_lengths, refuse_too_many, spread_arrivals
+from load_tests.traffic_settings import LognormalLengths, PairLengths, ShapeTraffic
 
 SHAPE_ORIGIN = "2025-01-06T00:00:00+00:00"  # a Monday
 

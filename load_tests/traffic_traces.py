@@ -15,11 +15,12 @@ from load_tests import arrivals as spread
 from load_tests import draws
 from load_tests.arrivals import DEFAULT_CV, Floats, Ints, Rows
 from load_tests.histories import History, binned
-from load_tests.scenario import Scenario, TraceLengths, TraceTraffic
+from load_tests.scenario import Scenario
 from load_tests.shapes import DAY
 from load_tests.trace_formats import RequestRows
 from load_tests.traces import RateTrace, RequestTrace, Trace, instant_of, load_trace
 from load_tests.traffic_parts import Part, Streams, draw_lengths, refuse_too_many, spread_arrivals
+from load_tests.traffic_settings import TraceLengths, TraceTraffic
 
 UNKNOWN_ORIGIN = "2025-01-06T00:00:00+00:00"  # a Monday
 
