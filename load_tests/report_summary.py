@@ -64,9 +64,10 @@ class Group:
         return self.rows[0].runs[0]
 
     def best(self, name: str) -> float | None:
-        """The least mean of `name` among the policies that kept the SLO; None where fewer than two policies compete."""
-        values = [v for row in self.rows if row.met and (v := row.mean(name)) is not None and math.isfinite(v)]
-        return min(values) if values and len(self.rows) > 1 else None
+        """The least mean of `name` among the policies that kept the SLO; None where fewer than two of them compete."""
+        rivals = [row for row in self.rows if row.met]
+        values = [v for row in rivals if (v := row.mean(name)) is not None and math.isfinite(v)]
+        return min(values) if values and len(rivals) > 1 else None
 
 
 def summarize(runs: Sequence[Run]) -> list[Group]:
@@ -125,9 +126,10 @@ def setting_text(group: Group) -> str:
     run = group.first
     seeds = [r.seed for row in group.rows for r in row.runs]
     said = "".join(f" {name.capitalize()}: {text}." for name, text in run.about)
+    pool = "" if group.pool == "pool" else f" pool {group.pool},"
     requests = group.rows[0].spreads["requests"].mean or 0
     return (
-        f"SLO: {promise_text(run)}. Scenario {group.scenario}, pool {group.pool}, {seeds_text(seeds)}.{said}"
+        f"SLO: {promise_text(run)}. Scenario {group.scenario},{pool} {seeds_text(seeds)}.{said}"
         f" Scored from {duration(run.score_from_seconds)} to {duration(run.end_seconds)}: {requests:,.0f} requests"
         f"{' (mean of seeds)' if len(set(seeds)) > 1 else ''}; {run.gpus_per_replica} GPU per replica,"
         " loading and draining time is paid."

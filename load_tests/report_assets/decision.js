@@ -44,6 +44,12 @@ function circumstances(series, t, slo) {
   return make("dl", { class: "facts" }, ...facts.map(([name, value, bad]) => make("div", { class: bad ? "bad" : "" }, make("dt", {}, name), make("dd", {}, value))));
 }
 
+// Rows of the timeline may be coarser than decisions: say when the facts are from.
+function seenAt(series, at, origin) {
+  const row = series.start + Math.floor((at - series.start) / series.interval + 1e-9) * series.interval;
+  return at - row < 0.5 ? [] : [make("p", { class: "fine" }, `As of ${instant(row, origin)}.`)];
+}
+
 function drawDecision(app) {
   const { state, group } = app, policy = state.policy, events = policy.events, event = events[state.event];
   const panel = document.getElementById("decision");
@@ -64,6 +70,7 @@ function drawDecision(app) {
       make("p", { class: "who" }, make("i", { class: "dot", style: { "--c": policy.colour } }), policy.name, !kind && note ? ` · ${note}` : "", make("span", {}, instant(at, group.origin))),
       make("h3", {}, kind ? `${kind[0].toUpperCase()}${kind.slice(1)}` : "", kind && !same ? ": " : "", ...(kind && same ? [] : [change(before, after), after === 1 ? " replica" : " replicas"]))),
     circumstances(seriesOf(policy), at, group.slo),
+    ...seenAt(seriesOf(policy), at, group.origin),
     ...(kind && note ? [make("p", { class: "note" }, sentence(note))] : []),
     ...(reasons?.length ? [make("h5", {}, "Why, stage by stage"), make("ol", { class: "reasons" }, ...reasons.map(reasonItem))] : []),
     ...(reasons ? [] : [make("p", { class: "fine" }, "The reasons of this smaller change were left out to keep the file small; the step log has them.")]),

@@ -48,6 +48,7 @@ function attainment(value) {
 function latency(seconds) {
   if (seconds == null || Number.isNaN(seconds)) return NONE;
   if (seconds === Infinity || seconds === "never") return "never";
+  if (seconds === 0) return "0";
   if (seconds < 1) return `${Number((1000 * seconds).toPrecision(3))} ms`;
   return seconds < 100 ? `${Number(seconds.toPrecision(3))} s` : `${Math.round(seconds).toLocaleString("en-US")} s`;
 }

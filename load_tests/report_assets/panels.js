@@ -142,10 +142,10 @@ function arrivalsChart(context) {
 
 function ttftChart(context, log) {
   const { series, app, group } = context, limit = group.slo.ttft;
-  const worst = series.extent("ttft_high", -Infinity, Infinity);
+  const worst = Math.max(...group.policies.map((p) => seriesOf(p).extent("ttft_high", -Infinity, Infinity)?.[1] ?? 0));
   const plot = new Plot(app.stage, {
     title: "TTFT p95", unit: "by arrival", height: 168, least: limit * 1.6, clicked: context.clicked, ticks: latency,
-    log: log ?? (worst != null && worst[1] > 6 * limit),
+    log: log ?? worst > 6 * limit,
     layers: [
       { key: "zone", extent: () => [limit * 0.5, limit * 1.3],
         paint(ctx, p) {

@@ -24,7 +24,7 @@ const rank = (value) => (value == null ? Infinity : value === "never" ? 1e300 : 
 
 // The best value as printed, of those that kept the SLO; attainment is a promise to keep, not a race to win.
 function bestOf(group, name, form) {
-  if (name === "attainment_fraction" || group.policies.length < 2) return null;
+  if (name === "attainment_fraction" || group.policies.filter((p) => p.met).length < 2) return null;
   const values = group.policies.filter((p) => p.met && p.numbers[name][0] != null).map((p) => rank(p.numbers[name][0]));
   return values.length && Math.min(...values) < 1e300 ? form(Math.min(...values)) : null;
 }
@@ -122,15 +122,18 @@ function drawFrontier(group, state, choose) {
     art.append(svg("line", { class: "gridline", x1: left, x2: width - right, y1: y(v), y2: y(v) }),
       svg("text", { x: left - 7, y: y(v) + 4, "text-anchor": "end" }, `${Number((100 - 100 * v).toFixed(5))} %`));
   }
+  if (points.some((p) => missed(p) < least)) art.append(svg("text", { x: left - 7, y: top + 5, "text-anchor": "end" }, "100 %"));
   const step = niceStep(high - low, 5);
   for (let v = Math.ceil(low / step) * step; v < high; v += step) {
     art.append(svg("line", { class: "gridline", x1: x(v), x2: x(v), y1: top, y2: height - bottom }),
       svg("text", { x: x(v), y: height - bottom + 16, "text-anchor": "middle" }, number(v)));
   }
+  const inTheWay = (x0) => points.some((p) => Math.abs(y(missed(p)) - y(goal) + 8) < 15 && x(p.numbers.gpu_hours[0]) > x0 - 8 && x(p.numbers.gpu_hours[0]) < x0 + 62);
+  const goalX = [left + 5, width - right - 58, left + 110].find((x0) => !inTheWay(x0)) ?? left + 5;
   art.append(svg("line", { class: "goal", x1: left, x2: width - right, y1: y(goal), y2: y(goal) }),
-    svg("text", { class: "goal-text", x: left + 5, y: y(goal) - 5 }, `SLO ${number(100 * group.slo.attainment)} %`),
+    svg("text", { class: "goal-text", x: goalX, y: y(goal) - 5 }, `SLO ${number(100 * group.slo.attainment)} %`),
     svg("text", { x: left + (width - left - right) / 2, y: height - 6, "text-anchor": "middle" }, "GPU-hours (left is cheaper)"));
-  labels(points.map((p) => ({ p, x: x(p.numbers.gpu_hours[0]), y: y(missed(p)) })), width - right, [top, height - bottom]).forEach((spot) => {
+  labels(points.map((p) => ({ p, x: x(p.numbers.gpu_hours[0]), y: y(missed(p)) })), width - right, [top, height - bottom], [[goalX, goalX + 54, y(goal) - 15, y(goal) + 1]]).forEach((spot) => {
     const { p } = spot, mark = svg("g", { class: `mark${p === state.policy ? " chosen" : ""}`, style: `--c:${p.colour}` });
     if (p.seeds.length > 1) {
       const [, a, b] = p.numbers.gpu_hours;
@@ -138,26 +141,26 @@ function drawFrontier(group, state, choose) {
         svg("line", { class: "range", x1: spot.x, x2: spot.x, y1: y(missed(p, 1)), y2: y(missed(p, 2)) }));
     }
     mark.append(svg("circle", { cx: spot.x, cy: spot.y, r: p === state.policy ? 6.5 : 5 }, svg("title", {}, `${p.name}: ${number(p.numbers.gpu_hours[0])} GPU-hours, ${attainment(p.numbers.attainment_fraction[0])}`)),
-      svg("text", { x: spot.lx, y: spot.ly, "text-anchor": spot.anchor }, p.name));
+      svg("text", { x: spot.lx, y: spot.ly }, spot.text));
     mark.addEventListener("click", () => choose(p));
     art.append(mark);
   });
   box.append(art, make("figcaption", {}, "Each policy as it ran: up is fewer requests missed, left is cheaper."));
 }
 
-// Labels beside their points, moved down or to the left where they would cover one another.
-function labels(spots, edge, [top, bottom]) {
-  const taken = spots.map((s) => [s.x - 7, s.x + 7, s.y - 6, s.y + 6]);
+// Labels beside their points, moved where they would cover one another or leave the frame.
+function labels(spots, edge, [top, bottom], more = []) {
+  const taken = [...more, ...spots.map((s) => [s.x - 7, s.x + 7, s.y - 6, s.y + 6])];
+  const shifts = [4, 16, -8, 28, -20, 40, -32, 52, -44];
   for (const spot of [...spots].sort((a, b) => a.y - b.y)) {
-    const wide = 6.1 * spot.p.name.length;
-    const tries = [];
-    for (const dy of [4, 16, -8, 28, -20, 40, 52]) for (const side of [1, -1]) tries.push([side, dy]);
-    for (const [side, dy] of tries) {
-      const x0 = side > 0 ? spot.x + 9 : spot.x - 9 - wide, box = [x0, x0 + wide, spot.y + dy - 9, spot.y + dy + 2];
-      const free = taken.every((t) => box[1] < t[0] || box[0] > t[1] || box[3] < t[2] || box[2] > t[3]);
-      Object.assign(spot, { lx: side > 0 ? x0 : spot.x - 9, ly: spot.y + dy, anchor: side > 0 ? "start" : "end", box });
-      if (free && box[0] > 50 && box[1] < edge + 4 && box[3] < bottom && box[2] > top - 10) break;
-    }
+    spot.text = spot.p.name.length > 26 ? `${spot.p.name.slice(0, 25)}…` : spot.p.name;
+    const wide = 6 * spot.text.length;
+    const places = shifts.flatMap((dy) => [1, -1, 0].map((side) => {
+      const x0 = side > 0 ? spot.x + 9 : side < 0 ? spot.x - 9 - wide : Math.max(52, Math.min(spot.x - wide / 2, edge - wide));
+      return { lx: x0, ly: spot.y + dy, box: [x0, x0 + wide, spot.y + dy - 9, spot.y + dy + 2] };
+    })).filter(({ box }) => box[0] >= 50 && box[1] <= edge + 4 && box[3] < bottom && box[2] > top - 12);
+    const free = places.find(({ box }) => taken.every((t) => box[1] < t[0] || box[0] > t[1] || box[3] < t[2] || box[2] > t[3]));
+    Object.assign(spot, free ?? places[0] ?? { lx: spot.x + 9, ly: spot.y + 4, box: [0, 0, 0, 0] });
     taken.push(spot.box);
   }
   return spots;

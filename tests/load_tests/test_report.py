@@ -74,6 +74,7 @@ def test_the_star_is_for_those_that_kept_the_slo():
 
 def test_one_policy_alone_wins_nothing():
     assert "*" not in printed([made("alone")])
+    assert "*" not in printed([made("alone"), made("broken", late=50)])
 
 
 def test_a_terminal_of_80_columns_shows_every_column():
