@@ -24,7 +24,6 @@ from load_tests.kernel_state import (
     Records,
     cached,
     compiled,
-    inlined,
 )
 from load_tests.kernel_step import end_step
 
@@ -48,7 +47,7 @@ def pop_ingress(pools: Records, requests: Records, pool: int) -> int:
     return q
 
 
-@inlined
+@compiled
 def run(
     world: Records,
     pools: Records,

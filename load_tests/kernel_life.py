@@ -157,16 +157,16 @@ def change_factor(replicas: Records, due: Floats, winners: Ints, slot: int, t: f
 
 @compiled
 def show_replica(
-    pools: Records, replicas: Records, residues: Ints, due: Floats, slot: int, now: float, row: Ints
+    pools: Records, replicas: Records, residues: Ints, due: Floats, slot: int, now: float, rows: Ints, at: int
 ) -> None:
-    """Fill `row` with id, running, waiting, KV tokens, waiting prompt tokens and outstanding requests of a replica."""
+    """Fill row `at` with id, running, waiting, KV tokens, waiting prompt tokens and outstanding requests of a replica."""
     r = replicas[slot]
-    row[0] = r.id
-    row[1] = r.decoding + r.prefilling
-    row[2] = r.waiting
-    row[3] = decode_kv(pools[r.pool], r, residues, slot, steps_done(r, now, due[slot])) + r.kv_prefill
-    row[4] = r.waiting_tokens
-    row[5] = r.outstanding
+    rows[at, 0] = r.id
+    rows[at, 1] = r.decoding + r.prefilling
+    rows[at, 2] = r.waiting
+    rows[at, 3] = decode_kv(pools[r.pool], r, residues, slot, steps_done(r, now, due[slot])) + r.kv_prefill
+    rows[at, 4] = r.waiting_tokens
+    rows[at, 5] = r.outstanding
 
 
 @compiled
@@ -183,11 +183,11 @@ def show_pool(
     """Fill `rows` with the routable replicas of `pool`, then the draining ones; returns how many of each."""
     ready = pools[pool].ready
     for i in range(ready):
-        show_replica(pools, replicas, residues, due, routable[pool, 0, i], now, rows[i])
+        show_replica(pools, replicas, residues, due, routable[pool, 0, i], now, rows, i)
     total = ready
     for slot in range(replicas.size):
         if replicas[slot].life == DRAINING and replicas[slot].pool == pool:
-            show_replica(pools, replicas, residues, due, slot, now, rows[total])
+            show_replica(pools, replicas, residues, due, slot, now, rows, total)
             total += 1
     return ready, total - ready
 
@@ -205,7 +205,8 @@ def count_pool(
 ) -> None:
     """Copy the counters of `pool` to `counters` and `counts`, steps of running jumps up to `now` included."""
     counters[0] = pools[pool]
-    counts[0, :] = histograms[pool, :]
+    for i in range(counts.shape[1]):
+        counts[0, i] = histograms[pool, i]
     for slot in range(replicas.size):
         r = replicas[slot]
         if r.life != FREE and r.pool == pool and r.steps > 1:

@@ -42,7 +42,6 @@ from load_tests.kernel_state import (
     Ints,
     Records,
     compiled,
-    inlined,
 )
 
 
@@ -78,7 +77,7 @@ def finish(
     start_follower(world, transfers, requests, followers, q, t)
 
 
-@inlined
+@compiled
 def complete_prefills(
     world: Records,
     pools: Records,
@@ -135,7 +134,7 @@ def complete_prefills(
         seat = following
 
 
-@inlined
+@compiled
 def preempt(
     m: Records,
     r: Records,
@@ -174,7 +173,7 @@ def preempt(
     r.waiting_tokens += prefill_tokens(request)
 
 
-@inlined
+@compiled
 def admit(
     m: Records,
     r: Records,
@@ -214,7 +213,7 @@ def admit(
     return seat
 
 
-@inlined
+@compiled
 def prefill_chunk(r: Records, requests: Records, seats: Ints, slot: int, budget: int) -> int:
     """Take the next chunk of the partial prefill, as far as `budget` goes; returns its tokens."""
     request = requests[seats[slot, OCCUPANT, r.partial]]
@@ -238,7 +237,7 @@ def slowness(world: Records, r: Records, t: float) -> float:
     return factor
 
 
-@inlined
+@compiled
 def plan(
     world: Records,
     m: Records,
@@ -297,7 +296,7 @@ def plan(
     return t + jump_seconds(r.steps, r.step_seconds, r.growth_seconds)
 
 
-@inlined
+@compiled
 def end_step(
     world: Records,
     pools: Records,
