@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from itertools import pairwise
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoscaler.errors import ForecastError
+from autoscaler.record import decode, encode
 from forecast.experts import EXPERTS
-from forecast.seasonal import Seasonal
+from forecast.seasonal import Seasonal, SeasonalHistory
 from forecast.trackers import LEVELS, Tracker, weights
 
 T0 = 1_700_000_000 // 86_400 * 86_400
@@ -190,3 +192,21 @@ def test_the_expert_named_is_one_of_the_table():
 def test_windows_must_lie_ahead(windows):
     with pytest.raises(ForecastError, match="windows must"):
         Seasonal(windows, 10)
+
+
+def test_its_history_survives_the_log():
+    f = Seasonal(WINDOWS, 10)
+    rng = random.Random(2)
+    history = told(f, [rng.choice([None, rng.uniform(0, 9)]) for _ in range(50)] + [rng.uniform(1, 9)] * 150, 10)
+    text = encode(history)
+    again = decode(SeasonalHistory, json.loads(text))
+    assert again == history
+    assert encode(again) == text
+    at = history.past.at_seconds + 10
+    assert asked(f, f.observe(again, at, 10, 3.0)) == asked(f, f.observe(history, at, 10, 3.0))
+
+
+def test_two_weeks_of_history_print_within_half_a_megabyte():
+    f, rng = Seasonal(WINDOWS, 60), random.Random(4)
+    history = told(f, [rng.uniform(1, 9) for _ in range(14 * 1440)], 60)
+    assert len(encode(history)) < 500_000
