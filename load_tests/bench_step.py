@@ -57,11 +57,11 @@ def demand_at(at_seconds: int) -> float:
 
 def seen(at_seconds: int, window_seconds: int, desired: int) -> Observation:
     """An Observation as full as vLLM's metrics make it."""
-    count = max(0.0, demand_at(at_seconds)) * window_seconds
+    count = float(round(max(0.0, demand_at(at_seconds)) * window_seconds))  # counters count in ones
 
     def histogram(bounds: Any, peak: int) -> Histogram:
         upper = tuple(bounds.tolist())
-        counts = [count * math.exp(-abs(i - peak)) / 2.2 for i in range(len(upper) + 1)]
+        counts = [float(round(count * math.exp(-abs(i - peak)) / 2.2)) for i in range(len(upper) + 1)]
         return Histogram(upper_bounds=upper, counts=tuple(counts), sum=count * upper[peak])
 
     return Observation(
@@ -75,7 +75,7 @@ def seen(at_seconds: int, window_seconds: int, desired: int) -> Observation:
             prompt_lengths=histogram(state.LENGTH_BOUNDS, 8), output_lengths=histogram(state.LENGTH_BOUNDS, 6),
         ),
         load=Load(
-            running_requests=30.0 * desired, waiting_requests=0.0, kv_cache_fraction=0.2, engine_steps=80.0 * count,
+            running_requests=30.0 * desired, waiting_requests=0.0, kv_cache_fraction=0.2, engine_steps=3.0 * count,
             gpu_utilization_fraction=0.9, preemptions=0.0, replicas_reporting=desired,
             step_tokens=histogram(state.STEP_BOUNDS, 3),
         ),

@@ -93,6 +93,17 @@ class Simulation:
 
     def run(self, progress: Callable[[float], None] | None = None) -> None:
         """To the end of the trace; `progress` is told the simulated seconds now and then."""
+        try:
+            self._run(progress)
+        finally:
+            for contestant in self.contestants:
+                contestant.end()
+        end = self.setup.end_seconds + TAIL_SECONDS
+        self.fleet.advance(end)
+        for life in self.lives:
+            life.happen(end)
+
+    def _run(self, progress: Callable[[float], None] | None) -> None:
         setup = self.setup
         due = [float(c.interval_seconds) for c in self.contestants]
         row_at, told = 0.0, 0.0
@@ -100,7 +111,7 @@ class Simulation:
             at = min(*due, row_at, self.faults.next_seconds(), setup.end_seconds)
             self._advance(at)
             if at >= setup.end_seconds:
-                break
+                return
             for fault in self.faults.begin_and_end(at, self.lives):
                 self.events.append(Event(at_seconds=at, before=0, after=0, kind="fault", note=fault))
             for i, contestant in enumerate(self.contestants):
@@ -113,11 +124,6 @@ class Simulation:
             if progress is not None and at - told > setup.end_seconds / 200:
                 told = at
                 progress(at)
-        for contestant in self.contestants:
-            contestant.end()
-        self.fleet.advance(setup.end_seconds + TAIL_SECONDS)
-        for life in self.lives:
-            life.happen(setup.end_seconds + TAIL_SECONDS)
 
     def _advance(self, until: float) -> None:
         """Everything up to `until`: starts end at their own instants."""
