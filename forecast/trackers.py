@@ -18,7 +18,7 @@ PRIOR_SPREAD, PRIOR_WEIGHT = 0.5, 30.0  # before any residual: 0.5 z, worth so m
 WARM = 180  # matured forecasts until the tracker stops leaning on the normal quantile
 SPREAD_SECONDS = 86_400.0  # memory of mean and spread
 LOSS_MEMORY = 500.0  # matured forecasts that losses remember
-LEAST_WEIGHT = 0.01
+LEAST_WEIGHT = 0.01  # of the best expert's; below it an expert is scored but not heard
 JOIN = 90  # matured forecasts before an expert may vote, if another one has so many
 _Q_UP = tuple(GAIN * q for q in LEVELS)
 _Q_DOWN = tuple(GAIN * (1.0 - q) for q in LEVELS)
@@ -82,9 +82,10 @@ def weights(trackers: tuple[Tracker, ...], awake: tuple[bool, ...]) -> tuple[flo
     rate = math.sqrt(8.0 * math.log(max(2, len(voting))) / LOSS_MEMORY) * LOSS_MEMORY / max(median, 1e-12)
     shares = [0.0] * len(awake)
     for i in voting:
-        shares[i] = max(LEAST_WEIGHT, math.exp(-min(700.0, rate * (trackers[i].loss - best))))
+        share = math.exp(-min(700.0, rate * (trackers[i].loss - best)))
+        shares[i] = share if share >= LEAST_WEIGHT else 0.0
     total = sum(shares)
-    return tuple(s / total for s in shares)
+    return tuple([s / total for s in shares])
 
 
 def combined(
