@@ -148,20 +148,23 @@ def test_means_and_tails_differ_if_the_rules_do() -> None:
     assert theirs / ours > 1.10
 
 
+# Gaps to the request before.  Many arrive at one instant, none at a step boundary: whether an arrival makes a boundary
+# that it hits exactly would be decided by the last bit of two ways to add up the same steps.
+GAPS = (0.0, 0.00112345678, 0.02076543219, 0.31415926535, 2.07182818284)
 REQUEST = st.tuples(
-    st.sampled_from([0.0, 0.001, 0.02, 0.3, 2.0]),  # gap to the request before: many arrive at one instant
-    st.integers(1, 400),
-    st.integers(1, 60),
-    st.integers(0, 400),
+    st.sampled_from(GAPS),
+    st.integers(1, 120),
+    st.integers(1, 120),
+    st.integers(0, 120),
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
-    items=st.lists(REQUEST, min_size=1, max_size=40),
+    items=st.lists(REQUEST, min_size=10, max_size=40),
     seats=st.integers(1, 8),
-    budget=st.integers(8, 300),
-    capacity=st.integers(32, 900),
+    budget=st.integers(8, 150),
+    capacity=st.integers(32, 500),
     block=st.sampled_from([1, 4, 16]),
     slopes=st.tuples(*[st.sampled_from([0.0, 1e-6, 1e-5]) for _ in range(4)]),
     host=st.tuples(*[st.sampled_from([0.0, 1e-4]) for _ in range(3)]),
