@@ -354,6 +354,8 @@ def end_step(
             )
         while r.decoding > 1 and over_capacity(m, r, residues, slot):
             preempt(m, r, requests, seats, residues, prefix, offsets, hashes, slot, t)
+    if m.prefix_block > 0:
+        trim(m, r, residues, prefix, slot)  # a prompt larger than all KV leaves more than can stay
     reschedule(due, winners, slot, plan(world, m, r, requests, seats, residues, prefix, offsets, hashes, slot, t))
     if r.life == DRAINING and r.outstanding == 0:
         leave_fleet(replicas, due, winners, departures, slot, t)
