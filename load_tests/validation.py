@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 
+from load_tests.bench import BenchRow
 from load_tests.law_fit import fit_host
 from load_tests.measured import Errors, MeasuredRun, comparable_runs, profile_errors
 from load_tests.moe_fit import FAMILY, contradicted, groups, held_out_errors
@@ -24,31 +25,13 @@ SEEDS = 10
 LINEAR = linear_model(a=6.05e-3, b=1.61e-5, c=0.0, d=4.17e-8)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One figure; `holds` is None where there is no goal.  `op` says how `value` must compare with `goal`."""
-
-    name: str
-    value: float
-    unit: str
-    goal: float | None = None
-    op: str = "<="
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether the goal is met."""
-        if self.goal is None:
-            return None
-        return self.value <= self.goal if self.op == "<=" else self.value >= self.goal
-
-
 def seed_mean_error(case: Callable[..., tuple[float, float]], seeds: int = SEEDS, **settings: object) -> float:
     """Relative error of simulated against expected, mean over seeds 0, 1, ...; positive is too slow."""
     pairs = [case(seed=seed, **settings) for seed in range(seeds)]
     return float(np.mean([simulated / expected - 1.0 for simulated, expected in pairs]))
 
 
-def queueing_rows(requests: int = 400_000) -> Iterator[Row]:
+def queueing_rows(requests: int = 400_000) -> Iterator[BenchRow]:
     """The plant where it is a textbook queue; `requests` per seed."""
     for load in (0.5, 0.8):
         error = seed_mean_error(deterministic_queue, load=load, requests=requests)
@@ -90,42 +73,49 @@ def host_fit(fitted: str, tested: str) -> HostFit:
     )
 
 
-def measured_rows() -> Iterator[Row]:
+def measured_rows() -> Iterator[BenchRow]:
     """The plant against measured runs of dense models."""
     own = profile_errors(dense_runs())
     bare = profile_errors(dense_runs(), host=(0.0, 0.0))
-    yield _percent(f"TPOT error, {len(own.tpot)} measured runs, shipped host terms", own.tpot_mape, 6.0)
-    yield _percent("TPOT bias, the same runs", own.tpot_bias)
-    yield _percent("TPOT error, the same runs without host terms", bare.tpot_mape)
+    yield _percent(
+        f"TPOT error, {len(own.tpot)} measured vLLM runs", own.tpot_mape, 6.0, ("without host terms", bare.tpot_mape)
+    )
+    yield _percent("TPOT bias, the same runs", own.tpot_bias, None, ("without host terms", bare.tpot_bias))
     for fitted, tested in ((QWEN, LLAMA), (LLAMA, QWEN)):
         fit = host_fit(fitted, tested)
         names = f"fitted on {fitted.split('_')[0]}, tested on {tested.split('_')[0]}"
-        yield _percent(f"TPOT error, host terms {names}", fit.others.tpot_mape, 7.0)
-        yield _percent(f"TPOT bias, host terms {names}", fit.others.tpot_bias)
+        baseline = ("on the models of the fit", fit.own.tpot_mape)
+        yield _percent(f"TPOT error, host terms {names}", fit.others.tpot_mape, 7.0, baseline)
     for family in (QWEN, LLAMA):
         found = profile_errors(comparable_runs(family))
-        yield _percent(f"TTFT error, {family.split('_')[0]}", found.ttft_mape)
-        yield _percent(f"TTFT median bias, {family.split('_')[0]}", found.ttft_median_bias)
+        baseline = ("median bias", found.ttft_median_bias)
+        yield _percent(f"TTFT error, {family.split('_')[0]}", found.ttft_mape, None, baseline)
 
 
-def moe_rows() -> Iterator[Row]:
-    """The mixture-of-experts profiles against the runs that they were fitted to, and against runs left out."""
+def moe_rows(refit: bool = True) -> Iterator[BenchRow]:
+    """The mixture-of-experts profiles against their runs, and with `refit` fitted again without some of them."""
     runs = tuple(run for group in groups().values() for run in group)
     odd, own = contradicted(runs), profile_errors(runs)
-    kept = np.array([run not in odd for run in runs])
-    yield _percent(f"TPOT error, {FAMILY}, {len(runs)} measured runs in the fit", own.tpot_mape)
-    yield _percent(f"the same without {len(odd)} runs that contradict others", float(np.abs(own.tpot[kept]).mean()))
-    left_out = held_out_errors()
-    yield _percent(f"TPOT error, {FAMILY}, {len(left_out.tpot)} runs left out of the fit", left_out.tpot_mape)
-    yield _percent(f"TTFT error, {FAMILY}, the same runs left out", left_out.ttft_mape)
+    kept = float(np.abs(own.tpot[[run not in odd for run in runs]]).mean())
+    baseline = (f"without {len(odd)} runs that contradict others", kept)
+    yield _percent(f"TPOT error, {FAMILY}, {len(runs)} measured runs, all in the fit", own.tpot_mape, None, baseline)
+    if refit:
+        left_out = held_out_errors()
+        name = f"{FAMILY}, {len(left_out.tpot)} runs left out of the fit"
+        yield _percent(f"TPOT error, {name}", left_out.tpot_mape)
+        yield _percent(f"TTFT error, {name}", left_out.ttft_mape)
 
 
-def rows() -> Iterator[Row]:
-    """Every row of the bench, as it is measured (about half a minute)."""
-    yield from queueing_rows()
+def rows(quick: bool = False) -> Iterator[BenchRow]:
+    """Every row of the bench, as it is measured (about 20 s; `quick` simulates fewer requests and fits less)."""
+    yield from queueing_rows(100_000 if quick else 400_000)
     yield from measured_rows()
-    yield from moe_rows()
+    yield from moe_rows(refit=not quick)
 
 
-def _percent(name: str, fraction: float, goal: float | None = None) -> Row:
-    return Row(name=name, value=100.0 * fraction, unit="%", goal=goal)
+def _percent(
+    name: str, fraction: float, goal: float | None = None, baseline: tuple[str, float] | None = None
+) -> BenchRow:
+    label, value = baseline or (None, None)
+    shown = None if value is None else 100.0 * value
+    return BenchRow(name=name, value=100.0 * fraction, unit="%", goal=goal, baseline=label, baseline_value=shown)

@@ -20,7 +20,7 @@ from load_tests.measured import (
 )
 from load_tests.moe_fit import FAMILY, LEFT_OUT, contradicted, fit, groups, profile_file
 from load_tests.queueing import linear_model
-from load_tests.validation import LLAMA, QWEN, Row, dense_runs, host_fit
+from load_tests.validation import LLAMA, QWEN, dense_runs, host_fit, measured_rows, moe_rows, queueing_rows
 from serving.profiles import profile
 
 
@@ -161,8 +161,12 @@ def test_a_closed_loop_that_makes_no_sense_is_refused(field: str, value: float) 
         closed_loop_requests(prompt_tokens=10, output_tokens=4, **(good | {field: value}))  # type: ignore[arg-type]
 
 
-def test_a_row_holds_when_its_value_meets_the_goal() -> None:
-    assert Row(name="error", value=5.0, unit="%", goal=6.0).holds is True
-    assert Row(name="error", value=7.0, unit="%", goal=6.0).holds is False
-    assert Row(name="rate", value=7.0, unit="1/s", goal=6.0, op=">=").holds is True
-    assert Row(name="bias", value=7.0, unit="%").holds is None
+def test_the_rows_of_the_bench_are_the_figures_of_these_tests() -> None:
+    rows = [*queueing_rows(2000), *measured_rows(), *moe_rows(refit=False)]
+    assert len({row.name for row in rows}) == len(rows)
+    assert all(row.unit == "%" and np.isfinite(row.value) for row in rows)
+    by_goal = {goal: [row for row in rows if row.goal == goal] for goal in (1.0, 3.0, 2.5, 6.0, 7.0, None)}
+    assert [len(found) for found in by_goal.values()] == [2, 4, 3, 1, 2, 4]
+    (error,) = by_goal[6.0]
+    assert error.value == pytest.approx(100 * profile_errors(dense_runs()).tpot_mape)
+    assert error.holds is True
