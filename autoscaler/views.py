@@ -53,6 +53,12 @@ def _backlog(i: Inputs) -> str:
     )
 
 
+def _target(signal: str) -> Callable[[Inputs], str]:
+    unit = SIGNALS[signal].unit if signal in SIGNALS else ""
+    name = signal.replace("_", " ")
+    return lambda i: f"{name} is {number(i['value'])} {unit} against a target of {number(i['target'])}"
+
+
 _PROSE: dict[str, Callable[[Inputs], str]] = {
     "reactive": _reactive,
     "wake": lambda i: f"no replica is ready and requests are at the door: {_reactive(i)}",
@@ -81,11 +87,9 @@ _PROSE: dict[str, Callable[[Inputs], str]] = {
 def reason_text(reason: Reason) -> str:
     """One sentence (without a full stop) that says why this stage gave its number; unknown rules list their inputs."""
     inputs: Inputs = dict(reason.inputs)
-    if reason.rule.startswith("target:"):
-        signal = reason.rule.removeprefix("target:")
-        unit = SIGNALS[signal].unit if signal in SIGNALS else ""
-        return f"{signal.replace('_', ' ')} is {number(inputs['value'])} {unit} against a target of {number(inputs['target'])}"
     prose = _PROSE.get(reason.rule)
+    if reason.rule.startswith("target:"):
+        prose = _target(reason.rule.removeprefix("target:"))
     if prose is None:
         return ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in reason.inputs)
     try:

@@ -19,7 +19,7 @@ from load_tests.scrape import Scraper
 
 
 class Answer(NamedTuple):
-    """A number of replicas and its reasons; `band`, if there is a forecast: (start, end, low, high) ahead in replicas."""
+    """A number of replicas and its reasons; `band`, if there is a forecast: (start, end, low, high) ahead, in requests/s."""
 
     replicas: int
     reasons: tuple[Reason, ...]
@@ -116,10 +116,16 @@ class PoolContestant:
 
 
 def _band(step: Step) -> tuple[int, int, float, float] | None:
-    """Median and 95 % of the work at the time when a replica ordered now is ready, in replicas that carry it."""
-    forecast, capacity = step.forecast, step.capacity
-    if forecast is None or capacity is None:
+    """Median and 95 % of the work at the time when a replica ordered now is ready, as requests of today's lengths."""
+    forecast, capacity, state = step.forecast, step.capacity, step.state
+    if forecast is None or capacity is None or state.mean_prompt_tokens is None:
         return None
-    feasible = capacity.feasible(step.observation.replicas.desired)
+    per_request = (
+        capacity.seconds_per_request
+        + capacity.seconds_per_prompt_token * state.mean_prompt_tokens
+        + capacity.seconds_per_output_token * capacity.mean_output_tokens
+    )
+    if per_request <= 0:
+        return None
     start, end = forecast.windows[0]
-    return start, end, forecast.value(0, 0.5) / feasible, forecast.value(0, 0.95) / feasible
+    return start, end, forecast.value(0, 0.5) / per_request, forecast.value(0, 0.95) / per_request

@@ -129,14 +129,13 @@ def _series(run: Run, shared: Shared, budget: float) -> Json:
 
     n = len(timeline.at_seconds) if rows is None else len(rows)
     size = max(1, math.ceil(n * _BYTES_PER_BUCKET / (budget * _SERIES_SHARE)))
-    low, high = _as_arrivals(column("forecast_low"), run), _as_arrivals(column("forecast_high"), run)
     folded: dict[str, Floats] = {
         "arrivals": _fold(column("arrivals_per_second"), size, "mean"),
         "arrivals_high": _fold(column("arrivals_per_second"), size, "max"),
         "need_low": _fold(column("need"), size, "min"),
         "need_high": _fold(column("need"), size, "max"),
-        "forecast_low": _fold(low if rows is None else low[rows], size, "min"),
-        "forecast_high": _fold(high if rows is None else high[rows], size, "max"),
+        "forecast_low": _fold(column("forecast_low"), size, "min"),
+        "forecast_high": _fold(column("forecast_high"), size, "max"),
         "ttft_low": _fold(column("ttft_p95_seconds"), size, "min"),
         "ttft_high": _fold(column("ttft_p95_seconds"), size, "max"),
         "violated": _fold(column("violated"), size, "sum"),
@@ -152,28 +151,6 @@ def _series(run: Run, shared: Shared, budget: float) -> Json:
         "steps": {name: _changes(column(name), most) for name in ("desired", "ready", "starting", "draining")},
         "columns": {name: shared.columns.add(encode(values)) for name, values in folded.items()},
     }
-
-
-def _as_arrivals(replicas: Floats, run: Run) -> Floats:
-    """A band in replicas as arrivals per second, by the requests that one needed replica stood for around each row.
-
-    The mean over half an hour either way: the mix of requests moves slowly, the arrivals of one tick do not.
-    """
-    need, arrivals = run.timeline.need, run.timeline.arrivals_per_second
-    known = ~np.isnan(need) & ~np.isnan(arrivals)
-    if not known.any():
-        return np.full(len(replicas), np.nan) if len(replicas) == len(need) else replicas * np.nan
-    reach = max(1, round(1800 / run.interval_seconds))
-
-    def around(values: Floats) -> Floats:
-        sums: Floats = np.concatenate(([0.0], np.cumsum(np.where(known, values, 0.0))))
-        index = np.arange(len(values))
-        return sums[np.minimum(index + reach + 1, len(values))] - sums[np.maximum(index - reach, 0)]
-
-    work = around(need)
-    ratio = np.divide(around(arrivals), work, out=np.full(len(work), np.nan), where=work > 1e-12)
-    scaled: Floats = replicas * ratio
-    return scaled
 
 
 def _fold(values: Floats, size: int, how: str) -> Floats:

@@ -51,7 +51,7 @@ class Timeline:
     `desired`, `ready`, `starting`, `draining`: replicas at the tick, after its decision.  `running`, `waiting`: requests
     at the tick (waiting at the door included).  `arrivals_per_second`, `ttft_p95_seconds`, `violated`: of the requests
     that arrive inside the row (NaN without any).  `need`: replicas that the arriving work needs, unrounded (NaN
-    unknown).  `forecast_low`, `forecast_high`: band of the arrivals forecast for this row, in replicas (NaN without).
+    unknown).  `forecast_low`, `forecast_high`: band of the arrivals forecast for this row, per second (NaN without).
     """
 
     at_seconds: Floats

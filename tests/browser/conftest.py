@@ -166,8 +166,8 @@ def invented_run(
     timeline = Timeline(
         at_seconds=at, desired=desired, ready=ready, starting=starting, draining=np.zeros(n, dtype=np.int64), need=need,
         arrivals_per_second=arrivals, running=np.minimum(rate * 5, ready * 40.0), waiting=waiting, ttft_p95_seconds=p95,
-        violated=violated, forecast_low=np.convolve(need, np.ones(60) / 60, "same") * 0.85 if band else blank,
-        forecast_high=np.convolve(need, np.ones(60) / 60, "same") * 1.2 if band else blank,
+        violated=violated, forecast_low=np.convolve(arrivals, np.ones(60) / 60, "same") * 0.85 if band else blank,
+        forecast_high=np.convolve(arrivals, np.ones(60) / 60, "same") * 1.2 if band else blank,
     )  # fmt: skip
     from dataclasses import replace
 

@@ -262,9 +262,7 @@ def test_uneven_ticks_are_put_on_the_grid():
 
 def test_the_band_is_drawn_in_arrivals():
     run = made("p")
-    timeline = replace(
-        run.timeline, need=np.full(12, 2.0), arrivals_per_second=np.full(12, 6.0), forecast_low=np.full(12, 3.0)
-    )
+    timeline = replace(run.timeline, forecast_low=np.full(12, 9.0))
     data = payload([replace(run, timeline=timeline)], "t", 10**6)
     column = data["groups"][0]["policies"][0]["series"]["columns"]["forecast_low"]
     assert decode(data["columns"][column]).tolist() == pytest.approx([9.0] * 12)

@@ -1,0 +1,44 @@
+# make demo   sets everything up in .venv and runs the main job: two traces, a simulated fleet, a table and a report
+# make test   sets everything up in .venv and passes the tests
+PYTHON ?= $(firstword $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p; done) python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= 2
+
+.PHONY: demo test test-browser test-slow lint bench clean
+
+demo: $(VENV)/.sim
+	@$(BIN)/autoscaler demo
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow" --dist worksteal
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "slow" --dist worksteal
+
+test-browser: $(VENV)/.dev
+	$(BIN)/pip install -q -e '.[browser]'
+	scripts/install-chromium
+	$(BIN)/python -m pytest -m browser
+
+bench: $(VENV)/.sim
+	@for name in sim step validate; do $(BIN)/autoscaler bench $$name || exit 1; done
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; $(PYTHON) is older. Say which: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are younger than pyproject.toml once its packages are there.
+$(VENV)/.sim: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[sim]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.sim
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
