@@ -13,6 +13,7 @@ Exact to the token: the rules are in `kernel_step`, the event loop in `kernel`, 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from autoscaler.errors import ConfigError
 from load_tests import kernel
 from load_tests import kernel_state as state
 from load_tests.draws import key
+from load_tests.kernel_build import column, followers_of, pool_records, prefix_entries, request_records, tournament
 from load_tests.kernel_prefix import BUCKET, PREFIX_PLANES
 from load_tests.kernel_state import Plant, records
 from load_tests.kernel_views import (
@@ -47,9 +49,9 @@ __all__ = [
     "Requests",
     "Role",
     "Routing",
+    "warm_up",
 ]
 
-_ROUTINGS = {"round_robin": state.ROUND_ROBIN, "least_loaded": state.LEAST_LOADED, "two_choices": state.TWO_CHOICES}
 _COUNTS = (
     "arrivals",
     "arrived_prompt_tokens",
@@ -110,7 +112,7 @@ class Fleet:
         self._births = 0
         tenants = np.zeros(0, dtype=np.int32)
         if requests.tenant is not None:
-            tenants = np.ascontiguousarray(requests.tenant, dtype=np.int32)
+            tenants = np.array(requests.tenant, dtype=np.int32)
         world = records(1, state.WORLD)
         world["open_requests"] = requests.open_requests
         world["noise_sigma"] = noise_sigma
@@ -119,9 +121,9 @@ class Fleet:
         moving = requests.follows is not None or any(model.next_pool is not None for model in self._models)
         self._plant = Plant(
             world=world,
-            pools=_pool_records(self._models, seed, requests.prefix_block_tokens),
+            pools=pool_records(self._models, seed, requests.prefix_block_tokens),
             replicas=records(0, state.REPLICA),
-            requests=_request_records(requests, len(self._models)),
+            requests=request_records(requests, len(self._models)),
             seats=np.zeros((0, state.SEAT_PLANES, 0), dtype=np.int64),
             residues=np.zeros((0, 0), dtype=np.int64),
             routable=np.zeros((len(self._models), 2, 0), dtype=np.int64),
@@ -129,10 +131,10 @@ class Fleet:
             winners=np.zeros(0, dtype=np.int64),
             transfers=records(len(requests) + 1 if moving else 1, state.TRANSFER_ENTRY),
             departures=np.full(_FIRST_SLOTS, np.nan),
-            prefix=np.zeros((0, PREFIX_PLANES, self._prefix_entries(requests)), dtype=np.int64),
-            offsets=_column(requests.block_hash_offsets),
-            hashes=_column(requests.block_hashes),
-            followers=_followers(requests),
+            prefix=np.zeros((0, PREFIX_PLANES, prefix_entries(self._models, requests)), dtype=np.int64),
+            offsets=column(requests.block_hash_offsets),
+            hashes=column(requests.block_hashes),
+            followers=followers_of(requests),
             tenants=tenants,
             tenant_arrivals=np.zeros((len(self._models), int(tenants.max(initial=-1)) + 1), dtype=np.int64),
             histograms=np.zeros((len(self._models), state.HISTOGRAM_BUCKETS), dtype=np.int64),
@@ -238,14 +240,6 @@ class Fleet:
         self._check_id(replica_id)
         return self._slots[replica_id] if self.gone_at(replica_id) is None else None
 
-    def _prefix_entries(self, requests: Requests) -> int:
-        """Size of a replica's prefix table: twice its blocks at least, a power of two; 1 without a prefix cache."""
-        if requests.prefix_block_tokens == 0:
-            return 1
-        capacity = max(model.replica.kv_capacity_tokens for model in self._models)
-        tokens = capacity + int(np.max(requests.prompt_tokens, initial=0))
-        return int(2 ** (2 * (tokens // requests.prefix_block_tokens + 2)).bit_length())
-
     def _grow(self, slots: int) -> None:
         """Room for `slots` replicas (a power of two); what is there stays."""
         p, pools = self._plant, len(self._models)
@@ -268,7 +262,7 @@ class Fleet:
             residues=residues,
             routable=routable,
             due=due,
-            winners=_tournament(due),
+            winners=tournament(due),
             prefix=prefix,
         )
         self._rows = np.zeros((slots, 6), dtype=np.int64)
@@ -329,74 +323,23 @@ class Fleet:
         )
 
 
+def warm_up() -> float:
+    """Compile the kernel, or load it from numba's cache; returns the seconds that took."""
+    started = time.perf_counter()
+    law = ReplicaModel(a=0.01, b=0.0, c=0.0, d=0.0, e=0.0, kv_capacity_tokens=1000)
+    one = np.ones(1, dtype=np.int64)
+    requests = Requests(arrival_seconds=np.zeros(1), prompt_tokens=one, output_tokens=one)
+    fleet = Fleet([PoolModel(name="warm-up", replica=law)], requests)
+    first, second = fleet.add(0), fleet.add(0)
+    fleet.advance(1.0)
+    fleet.gauges(0)
+    fleet.counters(0)
+    fleet.set_capacity_factor(first, 0.5)
+    fleet.drain(first)
+    fleet.kill(second)
+    return time.perf_counter() - started
+
+
 def _check_factor(factor: float) -> None:
     if not 0.0 < factor < math.inf:
         raise ValueError(f"capacity_factor {factor!r} must be a finite number > 0")
-
-
-def _tournament(due: state.Floats) -> state.Ints:
-    """Winner of each match of the knock-out tree over `due`; the leaves are the slots themselves."""
-    leaves = len(due)
-    winners = np.zeros(2 * leaves, dtype=np.int64)
-    winners[leaves:] = np.arange(leaves)
-    for node in range(leaves - 1, 0, -1):
-        left, right = winners[2 * node], winners[2 * node + 1]
-        winners[node] = right if due[right] < due[left] else left
-    return winners
-
-
-def _column(values: Any) -> state.Ints:
-    return np.zeros(0, dtype=np.int64) if values is None else np.ascontiguousarray(values, dtype=np.int64)
-
-
-def _pool_records(models: Sequence[PoolModel], seed: int, prefix_block: int) -> Any:
-    names = [model.name for model in models]
-    if not models or len(set(names)) != len(names):
-        raise ConfigError("pools", f"{names!r} must be at least one pool, each with its own name")
-    made = records(len(models), state.POOL)
-    for i, model in enumerate(models):
-        row, law = made[i], model.replica
-        for name in ("a", "b", "floor_tokens", "c", "d", "e"):
-            row[name] = getattr(law, name)
-        row["step_overhead"], row["sequence_overhead"] = law.step_overhead_seconds, law.sequence_overhead_seconds
-        row["ingress_seconds"] = law.request_overhead_seconds
-        row["seats"], row["batch_tokens"] = law.max_num_seqs, law.max_num_batched_tokens
-        row["block"], row["prefix_block"] = law.kv_block_tokens, prefix_block
-        row["kv_capacity"] = law.kv_capacity_tokens // law.kv_block_tokens * law.kv_block_tokens
-        row["routing"], row["routing_key"] = _ROUTINGS[model.routing], np.uint64(key(seed, "routing", i))
-        row["next_pool"] = -1
-        row["door_head"] = row["door_tail"] = row["ingress_head"] = row["ingress_tail"] = -1
-        if model.next_pool is not None:
-            if model.next_pool not in names or model.next_pool == model.name:
-                raise ConfigError(f"pools[{i}].next_pool", f"{model.next_pool!r} must name another pool of {names!r}")
-            if models[names.index(model.next_pool)].role == "prefill":
-                raise ConfigError(f"pools[{i}].next_pool", f"{model.next_pool!r} must not be a prefill pool")
-            row["next_pool"] = names.index(model.next_pool)
-            if model.transfer_bytes_per_second is not None:
-                row["transfer_seconds_per_token"] = law.kv_bytes_per_token / model.transfer_bytes_per_second
-    return made
-
-
-def _request_records(requests: Requests, pools: int) -> Any:
-    made = records(len(requests), state.REQUEST)
-    made["arrival"] = requests.arrival_seconds
-    made["first"] = made["finish"] = math.inf
-    made["prompt"], made["output"] = requests.prompt_tokens, requests.output_tokens
-    if requests.cached_prompt_tokens is not None:
-        made["cached"] = requests.cached_prompt_tokens
-    made["replica"] = -1
-    made["status"] = state.UNFINISHED
-    if requests.pool is not None and len(requests):
-        if not (int(requests.pool.min()) >= 0 and int(requests.pool.max()) < pools):
-            raise ConfigError("requests.pool", f"every value must be a whole number in [0, {pools - 1}]")
-        made["pool"] = requests.pool
-    return made
-
-
-def _followers(requests: Requests) -> state.Ints:
-    if requests.follows is None:
-        return np.zeros(0, dtype=np.int64)
-    followers = np.full(len(requests), -1, dtype=np.int64)
-    led = np.arange(requests.open_requests, len(requests))
-    followers[np.asarray(requests.follows)[led]] = led
-    return followers

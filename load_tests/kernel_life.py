@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from load_tests.kernel_kv import boundary_after, decode_kv, jump_seconds, steps_done
+from load_tests.kernel_leave import leave_fleet, start_follower
 from load_tests.kernel_observe import observe_steps
 from load_tests.kernel_route import reschedule, route
 from load_tests.kernel_state import (
@@ -17,7 +18,6 @@ from load_tests.kernel_state import (
     Records,
     compiled,
 )
-from load_tests.kernel_step import leave_fleet, start_follower
 
 
 @compiled

@@ -11,8 +11,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from load_tests import kernel_kv, kernel_observe, kernel_route, kernel_state
-from load_tests.fleet import _tournament
+from load_tests import kernel, kernel_kv, kernel_observe, kernel_route, kernel_state
+from load_tests.fleet import Fleet, PoolModel, ReplicaModel, Requests, warm_up
+from load_tests.kernel_build import tournament
 from load_tests.kernel_seats import join_decode, pop_finished, remove_decoding
 
 seconds = st.floats(1e-4, 1.0)
@@ -100,7 +101,7 @@ def test_the_tournament_names_the_slot_that_is_due_first_and_the_lower_at_a_tie(
     moves: list[tuple[int, float]],
 ) -> None:
     due = np.full(8, np.inf)
-    winners = _tournament(due)
+    winners = tournament(due)
     for slot, at in moves:
         kernel_route.reschedule(due, winners, slot, at)
         assert winners[1] == int(np.argmin(due))
@@ -115,6 +116,39 @@ def test_transfers_come_out_by_time_then_by_request(times: list[float]) -> None:
         kernel_route.push_transfer(world, heap, at, request)
     out = [kernel_route.pop_transfer(world, heap) for _ in times]
     assert out == sorted(range(len(times)), key=lambda request: (times[request], request))
+
+
+def test_nothing_is_left_to_compile_after_the_warm_up() -> None:
+    if kernel_state.INTERPRETED:
+        return
+    warm_up()
+    entries = [getattr(kernel, name) for name in ("advance", "join", "drain_replica", "kill_replica", "set_factor")]
+    before = [len(entry.signatures) for entry in entries]
+    columns = [np.array([0, 1]), np.array([5, 6]), np.array([2, 3]), np.array([0, 1, 2])]
+    for array in columns:
+        array.flags.writeable = False
+    requests = Requests(
+        arrival_seconds=columns[0].astype(float),
+        prompt_tokens=columns[1],
+        output_tokens=columns[2],
+        tenant=columns[0].astype(np.int32),
+        follows=np.array([-1, 0]),
+        block_hash_offsets=columns[3],
+        block_hashes=columns[0],
+        prefix_block_tokens=4,
+    )
+    law = ReplicaModel(a=0.01, b=0.0, c=0.0, d=0.0, e=0.0, kv_capacity_tokens=1000)
+    pools = [
+        PoolModel(name="p", replica=law, role="prefill", next_pool="d"),
+        PoolModel(name="d", replica=law, role="decode"),
+    ]
+    fleet = Fleet(pools, requests, noise_sigma=0.1)
+    ids = [fleet.add(0), fleet.add(1)]
+    fleet.advance(1)
+    fleet.set_capacity_factor(ids[0], 1)
+    fleet.drain(ids[0])
+    fleet.kill(ids[1])
+    assert [len(entry.signatures) for entry in entries] == before
 
 
 SCRIPT = """
