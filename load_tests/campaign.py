@@ -21,7 +21,7 @@ from load_tests.contestants import Contestant, PeerContestant, PoolContestant
 from load_tests.fleet import PoolModel
 from load_tests.histories import History
 from load_tests.need import Need
-from load_tests.peers import peer_of
+from load_tests.peers import StaticSettings, peer_of
 from load_tests.report import print_table, to_json, write_report
 from load_tests.run import Run
 from load_tests.scenario import (
@@ -212,6 +212,18 @@ def chosen(scenario: Scenario, names: Sequence[str] | None) -> list[Policy]:
     return [known[name] for name in names]
 
 
+def play(
+    prepared: Prepared, policy: Policy, *, log: Path | None = None, progress: Callable[[float], None] | None = None
+) -> Run:
+    """One policy on a prepared scenario.  A fixed fleet is there from the start; all others begin alike."""
+    setup = prepared.setup
+    if isinstance(policy, StaticSettings):
+        setup = replace(setup, initial=(policy.replicas,) * len(setup.pools))
+    # What two joined pools need together is not known: the yardstick is of one pool that does it all.
+    need = prepared.need if len(setup.pools) == 1 else None
+    return simulate(setup, contestants_of(prepared, policy, log), need=need, progress=progress)
+
+
 def run_all(
     scenarios: Sequence[Scenario],
     *,
@@ -238,9 +250,7 @@ def run_all(
                     progress(f"{scenario.name}: {name}", (len(runs) + at / end) / total)
 
             tell(0.0)
-            runs.append(
-                simulate(prepared.setup, contestants_of(prepared, policy, log), need=prepared.need, progress=tell)
-            )
+            runs.append(play(prepared, policy, log=log, progress=tell))
     return runs
 
 

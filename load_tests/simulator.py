@@ -32,7 +32,8 @@ class Setup:
     """Everything that a simulation is determined by, besides who decides.
 
     `pools`: pool 0 is where requests arrive; the pools behind it are joined by their `next_pool`.  `initial`: replicas
-    ready at second 0, per pool.  `gaps`: where nothing is known of the traffic: nothing is measured.  Requests that arrive in [score_from_seconds, end_seconds) are judged.
+    ready at second 0, per pool.  `gaps`: where nothing is known of the traffic, so that nothing is measured.  Requests
+    that arrive in [score_from_seconds, end_seconds) are judged.
     """
 
     scenario: str
