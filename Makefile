@@ -1,6 +1,8 @@
 # make demo   sets everything up in .venv and runs the main job: two traces, a simulated fleet, a table and a report
 # make test   sets everything up in .venv and passes the tests
-PYTHON ?= $(firstword $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p; done) python3)
+# The first that runs and is recent enough: a name on PATH may be a shim of a version that is not switched on.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+            $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
@@ -27,8 +29,7 @@ bench: $(VENV)/.sim
 	@for name in sim step validate; do $(BIN)/autoscaler bench $$name || exit 1; done
 
 $(VENV)/bin/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or later is needed; $(PYTHON) is older. Say which: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps are younger than pyproject.toml once its packages are there.
