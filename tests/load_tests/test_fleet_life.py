@@ -356,3 +356,34 @@ def test_noise_has_mean_one_and_belongs_to_the_seed_the_replica_and_the_window()
     assert abs(one.mean() - 1.0) < 4 * 0.2 / math.sqrt(count)
     assert np.log(one).std() == pytest.approx(0.2, rel=0.06)
     assert not np.array_equal(one, steps(2))
+
+
+@pytest.mark.parametrize(("block", "prompt", "first_token"), [(1, 12, 4.0), (1, 13, 21.0), (4, 11, 4.0), (4, 12, 21.0)])
+@pytest.mark.parametrize("every_step", [False, True])
+def test_a_prompt_is_admitted_only_if_it_and_the_next_step_of_all_fit(
+    block: int, prompt: int, first_token: float, every_step: bool
+) -> None:
+    # At the boundary 3.0 the first request holds 10 tokens and wants an 11th; the second wants its prompt and one more.
+    model = unit(kv_capacity_tokens=24, kv_block_tokens=block)
+    fleet = Fleet([pool(model)], load((0.0, 8, 20), (2.5, prompt, 1)), every_step=every_step)
+    fleet.add(0)
+    fleet.advance(math.inf)
+    assert fleet.outcome().finish_seconds[0] == 20.0
+    assert fleet.outcome().first_token_seconds[1] == first_token
+    assert fleet.counters(0).preemptions == 0
+
+
+def test_an_empty_replica_admits_a_prompt_larger_than_its_kv() -> None:
+    fleet = Fleet([pool(unit(kv_capacity_tokens=24))], load((0.0, 50, 3), (0.5, 2, 1)))
+    fleet.add(0)
+    fleet.advance(math.inf)
+    assert fleet.outcome().finish_seconds.tolist() == [3.0, 4.0]
+
+
+def test_seats_bound_what_runs() -> None:
+    fleet = Fleet([pool(unit(max_num_seqs=2))], load((0.0, 1, 5), (0.0, 1, 9), (0.0, 1, 2), (0.0, 1, 1)))
+    fleet.add(0)
+    fleet.advance(0.5)
+    assert (fleet.gauges(0).running.tolist(), fleet.gauges(0).waiting.tolist()) == ([2], [2])
+    fleet.advance(math.inf)
+    assert fleet.outcome().finish_seconds.tolist() == [5.0, 9.0, 7.0, 8.0]
