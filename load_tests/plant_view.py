@@ -1,33 +1,27 @@
-"""The `peers.View` of one pool of a simulated fleet: gauges of the tick, counters remembered for rates."""
+"""The `peers.View` of one pool of a simulated fleet: gauges of the tick, counters remembered for rates and histograms."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from autoscaler.types import Histogram
+from load_tests import scrape
 from load_tests.fleet import Counters, Fleet, Gauges
-from load_tests.peers import Gauge
-
-_REMEMBERED = (
-    "arrivals",
-    "arrived_prompt_tokens",
-    "prefilled_prompt_tokens",
-    "output_tokens",
-    "finished",
-    "busy_seconds",
-)
+from load_tests.peers_view import Gauge, Series
 
 
 class PlantView:
     """Call `tick` once per decision; then it is a View.
 
-    `keep_seconds` bounds the windows that rates may ask for.  `rates` False: counters are not read, and rates are unknown.
+    `keep_seconds` bounds the windows that rates and histograms may ask for.  `rates` False: counters are not read, and
+    rates and histograms are unknown.
     """
 
     def __init__(self, fleet: Fleet, pool: int, *, keep_seconds: float = 3600.0, rates: bool = True) -> None:
         self._fleet, self._pool, self._keep, self._rates = fleet, pool, keep_seconds, rates
         self._times: list[float] = []
-        self._rows: list[tuple[float, ...]] = []
+        self._rows: list[Counters] = []
         self._gauges: Gauges | None = None
         self.at_seconds, self.desired, self.ready, self.starting = 0.0, 0, 0, 0
 
@@ -46,26 +40,43 @@ class PlantView:
         """Requests held at the door because no replica is ready."""
         return None if self._gauges is None else self._gauges.held_requests
 
+    @property
+    def held_prompt_tokens(self) -> int | None:
+        """Prompt tokens of the requests that are held at the door."""
+        return None if self._gauges is None else self._gauges.held_prompt_tokens
+
     def per_replica(self, gauge: Gauge) -> Sequence[float] | None:
         """One reading per ready replica."""
         return None if self._gauges is None else getattr(self._gauges, gauge)
 
     def rate(self, counter: str, window_seconds: float) -> float | None:
         """Increase per second since the newest sample that is at least a window old, or since the first sample."""
+        then = self._then(window_seconds)
+        if then is None:
+            return None
+        increase: float = getattr(self._rows[-1], counter) - getattr(self._rows[then], counter)
+        return increase / (self._times[-1] - self._times[then])
+
+    def histogram(self, series: Series, window_seconds: float) -> Histogram | None:
+        """What came in since the newest sample that is at least a window old, or since the first sample."""
+        then = self._then(window_seconds)
+        if then is None:
+            return None
+        return scrape.histogram(getattr(self._rows[-1], series), getattr(self._rows[then], series))
+
+    def _then(self, window_seconds: float) -> int | None:
+        """Index of the sample that a window starts from; None without a scrape now and one before."""
         if self._gauges is None or len(self._times) < 2:
             return None
-        column = _REMEMBERED.index(counter)
         then = max(0, bisect_right(self._times, self.at_seconds - window_seconds) - 1)
-        span = self._times[-1] - self._times[then]
-        return (self._rows[-1][column] - self._rows[then][column]) / span if span > 0 else None
+        return then if then < len(self._times) - 1 else None
 
     def _remember(self, counters: Counters) -> None:
-        row = tuple(getattr(counters, name) for name in _REMEMBERED)
         if self._times and self._times[-1] == self.at_seconds:
-            self._rows[-1] = row
+            self._rows[-1] = counters
             return
         self._times.append(self.at_seconds)
-        self._rows.append(row)
+        self._rows.append(counters)
         if len(self._times) > 64 and self._times[0] < self.at_seconds - 2 * self._keep:
             old = bisect_right(self._times, self.at_seconds - self._keep) - 1
             del self._times[:old], self._rows[:old]
