@@ -44,6 +44,7 @@ class FakeTarget:
     ready: int = 1
     scaled: list[tuple[int, int]] = field(default_factory=list)
     failure: Exception | None = None
+    on_scale: Callable[[int], None] | None = None
     _births: list[int] = field(default_factory=list)
 
     async def replicas(self) -> Replicas:
@@ -61,9 +62,11 @@ class FakeTarget:
         )
 
     async def scale(self, replicas: int) -> None:
-        """Order or remove replicas; raises `failure` if one is set."""
+        """Order or remove replicas; raises `failure` if one is set, or what `on_scale` raises when it is told."""
         if self.failure is not None:
             raise self.failure
+        if self.on_scale is not None:
+            self.on_scale(replicas)
         now = self.clock.now_seconds()
         self.scaled.append((now, replicas))
         extra = replicas - self.ready - len(self._births)

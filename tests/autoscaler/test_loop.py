@@ -1,0 +1,152 @@
+"""The thin shell: one turn after another on a grid, written down before it acts, and the world's errors stay in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+from plain_pools import plain_autoscaler
+
+from autoscaler.errors import TargetConflict, TargetError
+from autoscaler.log import StepLog, verify
+from autoscaler.loop import Loop, SystemClock
+from autoscaler.testing import FakeClock, FakeSource, FakeTarget, observation
+from autoscaler.types import Observation, Replicas
+
+
+class World:
+    """A rate of requests that tests may change, a target whose replicas take a minute, and a loop over both."""
+
+    def __init__(self, log: StepLog | None = None, **section: object) -> None:
+        self.rate: float = 8.0
+        self.clock = FakeClock(at_seconds=1_000_000)
+        self.target = FakeTarget(clock=self.clock, startup_seconds=60)
+        self.source = FakeSource(make=self.make)
+        autoscaler = plain_autoscaler(**section)
+        self.loop = Loop(
+            autoscaler=autoscaler,
+            memory=autoscaler.start(),
+            source=self.source,
+            target=self.target,
+            clock=self.clock,
+            log=log,
+        )
+
+    def make(self, at_seconds: int, replicas: Replicas) -> Observation:
+        return observation(
+            "p", at_seconds, replicas=replicas.desired, ready=replicas.ready, requests_per_second=self.rate
+        )
+
+    def turn(self, times: int) -> None:
+        asyncio.run(self.loop.run(ticks=times))
+
+
+def test_it_turns_on_the_grid_and_scales_what_changed() -> None:
+    world = World()
+    world.turn(6)
+    assert world.clock.at_seconds == 1_000_060
+    assert world.target.scaled == []
+    world.rate = 32.0
+    world.turn(6)
+    assert world.target.desired == 4
+    assert [n for _, n in world.target.scaled] == sorted({n for _, n in world.target.scaled})
+    world.turn(12)
+    assert world.target.ready == 4
+    assert world.loop.counts.skipped_ticks == 0
+
+
+def test_it_is_written_before_it_acts(tmp_path: Path) -> None:
+    autoscaler = plain_autoscaler()
+    log = StepLog(tmp_path / "p", autoscaler, autoscaler.start())
+    world = World(log)
+    world.rate = 32.0
+
+    def written(replicas: int) -> None:
+        assert f'"replicas":{replicas},"reasons"' in (tmp_path / "p" / "000001.jsonl").read_text().splitlines()[-1]
+
+    world.target.on_scale = written
+    world.turn(8)
+    log.close()
+    assert world.target.desired == 4
+    assert verify(autoscaler, tmp_path / "p") == 8
+
+
+def test_a_broken_source_is_an_observation_that_holds(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(keep_seconds=0)
+    world.rate = 32.0
+    world.turn(8)
+    world.rate = 1.0
+    world.source.broken = True
+    with caplog.at_level(logging.WARNING, logger="autoscaler"):
+        world.turn(10)
+    assert world.target.desired == 4
+    assert world.loop.counts.source_errors == 10
+    assert "nothing could be measured" in caplog.text
+    last = world.loop.memory.last_step
+    assert last is not None
+    assert last.observation.demand is None
+    world.source.broken = False
+    world.turn(8)
+    assert world.target.desired == 1
+
+
+def test_a_target_that_cannot_be_read_skips_the_turn() -> None:
+    world = World()
+    world.turn(2)
+    world.target.failure = TargetError("no such deployment")
+    world.turn(3)
+    assert world.loop.counts.skipped_ticks == 3
+    assert world.loop.memory.state.at_seconds == 1_000_020
+
+
+def test_a_conflict_is_tried_again_next_turn(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    refusals = [True, True]
+
+    def contested(replicas: int) -> None:
+        if refusals:
+            refusals.pop()
+            raise TargetConflict("somebody else wrote")
+
+    world.target.on_scale = contested
+    world.rate = 32.0
+    world.turn(8)
+    assert world.loop.counts.conflicts == 2
+    assert world.target.desired == 4
+    assert "tried again next turn" in caplog.text
+
+
+def test_one_line_for_each_changed_decision(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    with caplog.at_level(logging.INFO, logger="autoscaler"):
+        world.turn(5)
+        assert caplog.records == []
+        world.rate = 60.0
+        world.turn(6)
+    assert len(caplog.records) == len(world.target.scaled)
+    assert "pool p: 1 -> " in caplog.records[0].getMessage()
+
+
+def test_a_clock_that_goes_back_skips_turns() -> None:
+    world = World()
+    world.turn(3)
+    world.clock.at_seconds -= 100
+    asyncio.run(world.loop.tick())
+    assert world.loop.counts.skipped_ticks == 1
+
+
+def test_the_system_clock_tells_whole_seconds_and_waits() -> None:
+    clock = SystemClock()
+    now = clock.now_seconds()
+    assert isinstance(now, int)
+    asyncio.run(clock.sleep_until(now - 5))
+    assert clock.now_seconds() >= now
+
+
+def test_backfill_of_the_fake_source_is_the_past_asked_for() -> None:
+    past = [observation("p", at) for at in range(100, 200, 10)]
+    source = FakeSource(make=lambda at, replicas: past[0], past=past)
+    got = asyncio.run(source.backfill(120, 150))
+    assert [o.at_seconds for o in got] == [120, 130, 140]
