@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -233,15 +234,20 @@ def run_all(
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Run]:
     """Every policy under every seed of every scenario.  `progress` is told what runs and the share that is done."""
+    names = [s.name for s in scenarios]
+    if len(set(names)) < len(names):
+        raise ConfigError("name", f"{names!r} must differ, since reports tell scenarios apart by name")
     cells = [
         (scenario, seed, chosen(scenario, policies)) for scenario in scenarios for seed in (seeds or scenario.seeds)
     ]
     total = sum(len(p) for _, _, p in cells)
     runs: list[Run] = []
+    # The first seed of every scenario is prepared before anything runs: what is wrong with a file is said before a log is.
+    ready = {s.name: prepare(s, (seeds or s.seeds)[0]) for s in scenarios}
     for scenario, seed, asked in cells:
         if progress is not None:
             progress(f"{scenario.name}: preparing traffic", len(runs) / total)
-        prepared = prepare(scenario, seed)
+        prepared = ready.pop(scenario.name, None) or prepare(scenario, seed)
         for policy in asked:
             name, end = policy_name(policy), prepared.setup.end_seconds
 
@@ -274,6 +280,15 @@ def progress_bar(shown: bool = True) -> Iterator[Callable[[str, float], None]]:
         yield lambda what, share: bar.update(task, description=what, completed=share)
 
 
+def check_place(folder: Path | None, option: str) -> None:
+    """Refuse a folder that cannot be written before minutes of work, not after."""
+    if folder is None:
+        return
+    known = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not known.is_dir() or not os.access(known, os.W_OK | os.X_OK):
+        raise ConfigError(option, f"{known} must be a folder that can be written to")
+
+
 def simulate_files(
     sources: Sequence[str],
     *,
@@ -289,6 +304,8 @@ def simulate_files(
     scenarios = [load_scenario(source) for source in sources]
     for scenario in scenarios:
         chosen(scenario, policies)  # a wrong name is said before anything runs
+    check_place(html.parent if html is not None else None, "--html")
+    check_place(log, "--log")
     with progress_bar() as progress:
         runs = run_all(scenarios, policies=policies, seeds=seeds, log=log, progress=progress)
     tell(runs, html=html, title=" and ".join(s.name for s in scenarios), as_json=as_json)

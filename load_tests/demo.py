@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from load_tests.campaign import progress_bar, run_all, tell
+from load_tests.campaign import check_place, progress_bar, run_all, tell
 from load_tests.scenario import load_scenario
 
 SCENARIOS = ("builtin:azure_conv", "builtin:diurnal_day")
@@ -14,6 +14,7 @@ SCENARIOS = ("builtin:azure_conv", "builtin:diurnal_day")
 
 def demo(out: Path, *, as_json: bool = False) -> int:
     """Run both scenarios, print the tables, write the report and the step logs below `out`."""
+    check_place(out, "--out")
     begun = perf_counter()
     if not as_json:
         print("Two recorded LLM traces, a simulated fleet of vLLM replicas, and who held the SLO at what GPU cost.")
