@@ -29,6 +29,7 @@ from load_tests.scenario import (
     Policy,
     PoolPolicy,
     Scenario,
+    Startup,
     load_scenario,
     policy_settings,
     replica_model,
@@ -37,6 +38,7 @@ from load_tests.scenario import (
 )
 from load_tests.simulator import Setup, simulate
 from load_tests.traffic import Traffic, materialise
+from serving.profiles import StartupProfile
 
 POOL = "pool"
 PREFILL, DECODE = "prefill", "decode"
@@ -70,14 +72,19 @@ def prepare(scenario: Scenario, seed: int) -> Prepared:
         first = need.between(np.zeros(1), np.full(1, min(FIRST_SECONDS, traffic.end_seconds)))[0]
         initial = replicas_for(float(first)) if math.isfinite(first) else 1
     initial = min(max(initial, scenario.limits.min_replicas), scenario.limits.max_replicas)
-    startup = StartupModel.of(
-        startup_of(scenario.startup),
-        weights_gb=profile.weights_gb,
-        layers=profile.layers,
-        image_gb=scenario.startup.image_gb,
-        store_gb_per_second=scenario.startup.store_gb_per_second,
-        replicas_per_node=scenario.startup.replicas_per_node,
-    )
+    asleep = scenario.startup.sleep
+
+    def startup_model(stages: StartupProfile) -> StartupModel:
+        return StartupModel.of(
+            stages,
+            weights_gb=profile.weights_gb,
+            layers=profile.layers,
+            image_gb=scenario.startup.image_gb,
+            store_gb_per_second=scenario.startup.store_gb_per_second,
+            replicas_per_node=scenario.startup.replicas_per_node,
+        )
+
+    startup = startup_model(startup_of(scenario.startup))
     setup = Setup(
         scenario=scenario.name,
         seed=seed,
@@ -86,6 +93,8 @@ def prepare(scenario: Scenario, seed: int) -> Prepared:
         startup=startup,
         startup_factor=scenario.startup.factor,
         failure_fraction=scenario.startup.failure_fraction,
+        wake=None if asleep is None else startup_model(startup_of(Startup(profile=asleep.profile))),
+        sleepers=0 if asleep is None else asleep.replicas,
         slo=scenario.slo,
         initial=(initial,) * len(pools),
         end_seconds=traffic.end_seconds,

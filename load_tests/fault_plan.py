@@ -102,14 +102,16 @@ def _entries(fault: Fault) -> list[tuple[float, str, Action]]:
 
 def _slower(factor: float) -> Action:
     def act(life: Life, at: float) -> None:
-        life.births.factor *= factor
+        for source in life.sources:
+            source.factor *= factor
 
     return act
 
 
 def _failing(fraction: float) -> Action:
     def act(life: Life, at: float) -> None:
-        life.births.failure_fraction = fraction
+        for source in life.sources:
+            source.failure_fraction = fraction
 
     return act
 

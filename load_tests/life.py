@@ -1,4 +1,4 @@
-"""The life of one pool's replicas: ordered, starting, ready, draining, gone; and what every stage costs.
+"""The life of one pool's replicas: ordered, starting, ready, draining, asleep or gone; and what every stage costs.
 
 As a platform does, it keeps as many replicas as were asked for: one that dies, or whose start fails, is ordered again.
 """
@@ -22,21 +22,31 @@ class Span:
     ready: float = math.inf
     draining: float = math.inf
     gone: float = math.inf
+    asleep: float = math.inf
     replica: int = -1
 
 
 class Life:
-    """Replicas of pool number `pool` of a Fleet.  Time moves forward: no call may be earlier than the last."""
+    """Replicas of pool number `pool` of a Fleet.  Time moves forward: no call may be earlier than the last.
 
-    def __init__(self, fleet: Fleet, pool: int, births: Births, *, initial: int, drain: bool = True) -> None:
+    `drain`: a removed replica finishes what it holds.  With `wakes` (the starts of a sleeping replica) up to `sleepers`
+    removed replicas sleep once they are empty, held and paid for, and are woken before any is born.
+    """
+
+    def __init__(
+        self, fleet: Fleet, pool: int, births: Births, *, initial: int, drain: bool = True,
+        wakes: Births | None = None, sleepers: int = 0,
+    ) -> None:  # fmt: skip
         self.fleet, self.pool, self.births = fleet, pool, births
+        self.wakes, self.sleepers = wakes, sleepers if wakes is not None else 0
         self.desired = initial
         self.drains = drain
         self.capacity_factor = 1.0
         self.spans: list[Span] = []
-        self._starting: dict[int, Span] = {}
+        self._starting: dict[tuple[Births, int], Span] = {}
         self._serving: dict[int, Span] = {}
         self._leaving: list[Span] = []
+        self._asleep: list[Span] = []
         for _ in range(initial):
             self._join(Span(ordered=-math.inf, ready=fleet.now_seconds), fleet.now_seconds)
 
@@ -55,23 +65,32 @@ class Life:
         """Number of replicas that finish what they hold."""
         return len(self._leaving)
 
+    @property
+    def sleeping(self) -> int:
+        """Number of replicas asleep."""
+        return len(self._asleep)
+
+    @property
+    def sources(self) -> tuple[Births, ...]:
+        """Where replicas come from: born, and woken."""
+        return (self.births,) if self.wakes is None else (self.births, self.wakes)
+
     def next_event_seconds(self) -> float:
         """When the next start ends, or infinity."""
-        return self.births.next_ready_seconds()
+        return min(source.next_ready_seconds() for source in self.sources)
 
     def happen(self, at_seconds: float) -> None:
         """Take in the starts that end by `at_seconds`, which the fleet must have reached, and what has drained."""
-        for end, ordinal, failed in self.births.ended(at_seconds):
-            span = self._starting.pop(ordinal)
-            if failed:
-                span.gone = end
-            else:
-                self._join(span, end)
+        for source in self.sources:
+            for end, ordinal, failed in source.ended(at_seconds):
+                span = self._starting.pop((source, ordinal))
+                if failed:
+                    span.gone = end
+                else:
+                    self._join(span, end)
         for span in self._leaving:
-            gone = self.fleet.gone_at(span.replica)
-            if gone is not None:
-                span.gone = gone
-        self._leaving = [s for s in self._leaving if s.gone == math.inf]
+            self._left(span)
+        self._leaving = [s for s in self._leaving if s.gone == s.asleep == math.inf]
         self._reconcile(at_seconds)
 
     def scale(self, at_seconds: float, replicas: int) -> None:
@@ -95,12 +114,15 @@ class Life:
 
     def counts(self, origin_at_seconds: int) -> Replicas:
         """The counts as the platform tells them, with the expected ready instant (Unix seconds) of what is starting."""
-        ready_at = sorted(origin_at_seconds + round(self.births.expected_ready_seconds(o)) for o in self._starting)
+        ready_at = sorted(
+            origin_at_seconds + round(source.expected_ready_seconds(ordinal)) for source, ordinal in self._starting
+        )
         return Replicas(
             desired=self.desired,
             ready=len(self._serving),
             starting=len(self._starting),
             draining=len(self._leaving),
+            sleeping=len(self._asleep),
             starting_ready_at_seconds=tuple(ready_at),
         )
 
@@ -110,15 +132,18 @@ class Life:
         def inside(a: float, b: float) -> float:
             return max(0.0, min(b, end) - max(a, start))
 
-        starting = ready = draining = 0.0
+        starting = ready = draining = sleeping = 0.0
         for span in self.spans:
             starting += inside(span.ordered, min(span.ready, span.gone))
             ready += inside(span.ready, min(span.draining, span.gone)) if span.ready < math.inf else 0.0
-            draining += inside(span.draining, span.gone) if span.draining < math.inf else 0.0
-        return ReplicaSeconds(starting=starting, ready=ready, draining=draining)
+            if span.draining < math.inf:
+                draining += inside(span.draining, min(span.asleep, span.gone))
+            if span.asleep < math.inf:
+                sleeping += inside(span.asleep, span.gone)
+        return ReplicaSeconds(starting=starting, ready=ready, draining=draining, sleeping=sleeping)
 
     def starts(self, start: float, end: float) -> int:
-        """Starts ordered inside [start, end)."""
+        """Starts ordered inside [start, end), wakes included."""
         return sum(start <= span.ordered < end for span in self.spans)
 
     def _join(self, span: Span, at_seconds: float) -> None:
@@ -131,13 +156,17 @@ class Life:
     def _reconcile(self, at_seconds: float) -> None:
         surplus = len(self._starting) + len(self._serving) - self.desired
         for _ in range(-surplus):
+            source = self.births
+            if self._asleep and self.wakes is not None:
+                source = self.wakes
+                self._asleep.pop().gone = at_seconds
             span = Span(ordered=at_seconds)
-            self._starting[self.births.order(at_seconds)] = span
+            self._starting[source, source.order(at_seconds)] = span
             self.spans.append(span)
         while surplus > 0 and self._starting:
-            ordinal = max(self._starting)
-            self.births.cancel(ordinal, at_seconds)
-            self._starting.pop(ordinal).gone = at_seconds
+            source, ordinal = next(reversed(self._starting))
+            source.cancel(ordinal, at_seconds)
+            self._starting.pop((source, ordinal)).gone = at_seconds
             surplus -= 1
         if surplus > 0:
             self._drain(at_seconds, surplus)
@@ -154,8 +183,17 @@ class Life:
                 continue
             self.fleet.drain(replica)
             span.draining = at_seconds
-            gone = self.fleet.gone_at(replica)
-            if gone is None:
+            if not self._left(span):
                 self._leaving.append(span)
-            else:
-                span.gone = gone
+
+    def _left(self, span: Span) -> bool:
+        """True once a draining replica is empty: it sleeps, where one more may, or is gone."""
+        empty = self.fleet.gone_at(span.replica)
+        if empty is None:
+            return False
+        if len(self._asleep) < self.sleepers:
+            span.asleep = empty
+            self._asleep.append(span)
+        else:
+            span.gone = empty
+        return True

@@ -39,6 +39,14 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sleep:
+    """Removed replicas that sleep instead of going: their GPUs stay held, and they are woken before any is born."""
+
+    profile: str = setting("sleep_l1", "How a sleeping replica starts: sleep_l1, sleep_l2, snapshot, or a file.")
+    replicas: int = setting(doc="Most replicas that sleep at a time.", low=1, high=100_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Startup:
     """How replicas start."""
 
@@ -51,6 +59,7 @@ class Startup:
     factor: float = setting(1.0, "Every stage takes so many times as long.", above=0, high=100)
     failure_fraction: float = setting(0.0, "Share of starts that never become ready.", low=0, high=1)
     replicas_per_node: int = setting(1, "Replicas that share a new node, and its stages.", low=1, high=64)
+    sleep: Sleep | None = setting(None, "Replicas that sleep instead of going; None: all go.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +236,7 @@ _PATHS = (
     ("traffic", "lengths", "file"),
     ("replica", "profile"),
     ("startup", "profile"),
+    ("startup", "sleep", "profile"),
     ("prefill_decode", "decode_replica", "profile"),
 )
 
@@ -263,6 +273,8 @@ def _check_names(scenario: Scenario) -> None:
     if scenario.prefill_decode is not None:
         _under("prefill_decode.decode_replica", replica_profile, scenario.prefill_decode.decode_replica)
     _under("startup", startup_of, scenario.startup)
+    if scenario.startup.sleep is not None:
+        _under("startup.sleep", startup_of, Startup(profile=scenario.startup.sleep.profile))
     traffic = scenario.traffic
     named = [("traffic.lengths.file", traffic.lengths.file)] if isinstance(traffic.lengths, PairLengths) else []
     if isinstance(traffic, TraceTraffic):

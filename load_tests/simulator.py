@@ -32,8 +32,9 @@ class Setup:
     """Everything that a simulation is determined by, besides who decides.
 
     `pools`: pool 0 is where requests arrive; the pools behind it are joined by their `next_pool`.  `initial`: replicas
-    ready at second 0, per pool.  `gaps`: where nothing is known of the traffic, so that nothing is measured.  Requests
-    that arrive in [score_from_seconds, end_seconds) are judged.
+    ready at second 0, per pool.  `wake`, `sleepers`: how a sleeping replica starts, and how many may sleep.  `gaps`: where
+    nothing is known of the traffic, so that nothing is measured.  Requests that arrive in [score_from_seconds,
+    end_seconds) are judged.
     """
 
     scenario: str
@@ -43,6 +44,8 @@ class Setup:
     startup: StartupModel
     startup_factor: float = 1.0
     failure_fraction: float = 0.0
+    wake: StartupModel | None = None
+    sleepers: int = 0
     slo: Slo
     initial: tuple[int, ...]
     end_seconds: float
@@ -81,8 +84,19 @@ class Simulation:
         def births(pool: str) -> Births:
             return Births(setup.startup, pool, setup.seed, setup.startup_factor, setup.failure_fraction)
 
+        def wakes(pool: str) -> Births | None:
+            return None if setup.wake is None else Births(setup.wake, f"{pool} wakes", setup.seed)
+
         self.lives = tuple(
-            Life(self.fleet, i, births(pool.name), initial=setup.initial[i], drain=setup.drain)
+            Life(
+                self.fleet,
+                i,
+                births(pool.name),
+                initial=setup.initial[i],
+                drain=setup.drain,
+                wakes=wakes(pool.name),
+                sleepers=setup.sleepers,
+            )
             for i, pool in enumerate(setup.pools)
         )
         self.faults = FaultPlan(setup.faults, setup.gaps)

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_world import ours, requests, setup, theirs
+from small_world import PROFILE, ours, requests, setup, theirs
 
 from autoscaler.log import verify
 from autoscaler.types import Observation
-from load_tests.births import Births
+from load_tests.births import Births, StartupModel
 from load_tests.fault_plan import FaultPlan
 from load_tests.faults import CapacityChange, CounterReset, NodeShortage, ReplicaFailure, ScrapeGap, StartupSlower
-from load_tests.fleet import Fleet
+from load_tests.fleet import Fleet, Requests
 from load_tests.life import Life
 from load_tests.need import Need
 from load_tests.peers import HpaSettings, StaticSettings, peer_of
 from load_tests.run import Run, judge, metrics
+from load_tests.scenario import Startup, startup_of
 from load_tests.simulator import simulate
+from serving.profiles import profile
 
 
 def same(a: Run, b: Run) -> bool:
@@ -217,3 +219,47 @@ def test_the_youngest_start_is_given_up_first() -> None:
     counts = life.counts(1000)
     assert (counts.desired, counts.ready, counts.starting) == (3, 1, 2)
     assert all(at > 1005 for at in counts.starting_ready_at_seconds)
+
+
+def test_replicas_sleep_are_paid_for_and_wake_before_any_is_born() -> None:
+    known = profile(PROFILE)
+    wake = StartupModel.of(startup_of(Startup(profile="sleep_l1")), weights_gb=known.weights_gb, layers=known.layers)
+    ramp = requests(1200.0, 80.0)
+    twice = Requests(
+        arrival_seconds=np.concatenate([ramp.arrival_seconds, ramp.arrival_seconds + 1200.0]),
+        prompt_tokens=np.tile(ramp.prompt_tokens, 2),
+        output_tokens=np.tile(ramp.output_tokens, 2),
+    )
+    world = setup(requests=twice, end_seconds=2400.0)
+    plain = simulate(world, [ours(keep_seconds=0)])
+    asleep = simulate(replace(world, wake=wake, sleepers=2), [ours(keep_seconds=0)])
+    assert plain.replica_seconds.sleeping == 0
+    assert asleep.replica_seconds.sleeping > 300
+    assert asleep.replica_seconds.starting < 0.8 * plain.replica_seconds.starting  # a wake takes 1.4 s, a birth 38 s
+    assert (asleep.status == 1).sum() == 0
+    second = asleep.arrival_seconds > 1200.0
+
+    def late(run: Run) -> int:
+        return int((judge(run).late & second).sum())
+
+    assert late(asleep) <= late(plain)
+
+
+def test_no_more_sleep_than_may_and_the_rest_go() -> None:
+    world = setup(initial=(5,))
+    fleet = Fleet(world.pools, world.requests)
+    life = Life(
+        fleet, 0, Births(world.startup, "pool", 1), initial=5, wakes=Births(world.startup, "pool wakes", 1), sleepers=2
+    )
+    fleet.advance(30.0)
+    life.scale(30.0, 1)
+    fleet.advance(200.0)
+    life.happen(200.0)
+    assert (life.sleeping, life.draining, len(life.serving)) == (2, 0, 1)
+    assert life.counts(0).sleeping == 2
+    life.scale(200.0, 4)
+    assert life.sleeping == 0
+    assert [len(source.starting) for source in life.sources] == [1, 2]
+    paid = life.paid(0.0, 200.0)
+    assert paid.sleeping > 0
+    assert paid.paid < 5 * 200.0
