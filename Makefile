@@ -13,9 +13,11 @@ demo: $(VENV)/.sim
 	@$(BIN)/autoscaler demo
 
 test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow" --dist worksteal
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow" --dist worksteal
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "slow" --dist worksteal
