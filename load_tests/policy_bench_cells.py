@@ -1,0 +1,244 @@
+"""One cell of a comparison: one policy at one knob on one scenario under one seed, and the small result it comes to.
+
+A cell is a pure function of its inputs.  `key` hashes everything that determines its result: the scenario and the bytes of
+every file it names, the policy's settings, the seed, the engine, and the source, versions and machine type that run it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache
+from importlib.resources import files
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+
+import autoscaler
+from load_tests.campaign import Prepared, contestants_of, prepare
+from load_tests.kernel_state import Floats
+from load_tests.peers import StaticSettings
+from load_tests.run import Judged, ReplicaSeconds, Run, Timeline, judge
+from load_tests.scenario import Policy, Scenario
+from load_tests.shapes import DAY
+from load_tests.simulator import Setup, Simulation
+from load_tests.traces import BUILTIN
+
+Engine = Literal["plant", "fluid"]
+
+# Packages whose source decides what a cell comes to, and the modules among them that only show results or start runs.
+_PACKAGES = ("autoscaler", "forecast", "serving", "load_tests")
+_SHOWS = ("report", "bench", "policy_bench", "demo", "drills", "main", "validation", "measured", "closed_loop")
+_DECIDES = ("policy_bench_cells.py",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What is run: `scenario` has its window and history; its own seeds and policies are not looked at."""
+
+    scenario: Scenario
+    policy: Policy
+    seed: int
+    engine: Engine = "plant"
+
+    @property
+    def world(self) -> tuple[str, int, str]:
+        """Cells with the same one meet the same prepared traffic."""
+        return _world(self.scenario), self.seed, self.engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """Per scored day of the trace (number of the day since its second 0): cost in GPU-hours, requests, violations."""
+
+    days: tuple[int, ...]
+    gpu_hours: tuple[float, ...]
+    arrived: tuple[int, ...]
+    violated: tuple[int, ...]
+    wall_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; every float comes back the same."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> CellResult:
+        """Out of `to_json`.  Raises KeyError, TypeError or ValueError for anything else."""
+        result = cls(
+            days=tuple(int(v) for v in data["days"]),
+            gpu_hours=tuple(float(v) for v in data["gpu_hours"]),
+            arrived=tuple(int(v) for v in data["arrived"]),
+            violated=tuple(int(v) for v in data["violated"]),
+            wall_seconds=float(data["wall_seconds"]),
+        )
+        if len({len(result.days), len(result.gpu_hours), len(result.arrived), len(result.violated)}) > 1:
+            raise ValueError("columns of a result must be equally long")
+        return result
+
+
+def run_cell(cell: Cell) -> CellResult:
+    """Run one cell.  Raises ConfigError for files that cannot be used."""
+    return ENGINES[cell.engine](cell)
+
+
+def scored_spans(scenario: Scenario, setup: Setup) -> Iterator[tuple[int, list[tuple[float, float]]]]:
+    """(day, spans) in seconds of the run: each day's part that is scored, without the gaps of the trace."""
+    start, end = setup.score_from_seconds, setup.end_seconds
+    offset = scenario.window.start_seconds
+    for day in range(math.floor((start + offset) / DAY), math.ceil((end + offset) / DAY)):
+        spans = [(max(start, day * DAY - offset), min(end, (day + 1) * DAY - offset))]
+        for gap_start, gap_end in setup.gaps:
+            spans = [
+                part for a, b in spans for part in ((a, min(b, gap_start)), (max(a, gap_end), b)) if part[1] > part[0]
+            ]
+        if spans:
+            yield day, spans
+
+
+def _plant(cell: Cell) -> CellResult:
+    prepared = _prepared(cell.world, lambda: prepare(cell.scenario, cell.seed))
+    begun = perf_counter()
+    setup = prepared.setup
+    if isinstance(cell.policy, StaticSettings):  # a fixed fleet is there from the start
+        setup = replace(setup, initial=(cell.policy.replicas,) * len(setup.pools))
+    simulation = Simulation(setup, contestants_of(prepared, cell.policy))
+    simulation.run()
+    judged = _judged(simulation)
+    days = list(scored_spans(cell.scenario, setup))
+    hours = setup.gpus_per_replica / 3600
+
+    def paid(spans: list[tuple[float, float]]) -> float:
+        return hours * math.fsum(life.paid(a, b).paid for life in simulation.lives for a, b in spans)
+
+    counts = [_counted(setup.requests.arrival_seconds, judged.violated, spans) for _, spans in days]
+    return CellResult(
+        days=tuple(day for day, _ in days),
+        gpu_hours=tuple(paid(spans) for _, spans in days),
+        arrived=tuple(arrived for arrived, _ in counts),
+        violated=tuple(violated for _, violated in counts),
+        wall_seconds=perf_counter() - begun,
+    )
+
+
+def _counted(arrival: Floats, violated: Any, spans: list[tuple[float, float]]) -> tuple[int, int]:
+    edges = np.searchsorted(arrival, np.array(spans)).reshape(-1, 2)
+    return int((edges[:, 1] - edges[:, 0]).sum()), sum(int(violated[a:b].sum()) for a, b in edges)
+
+
+def _judged(simulation: Simulation) -> Judged:
+    """Each request against the SLO, without a timeline: that costs as much as a simulation."""
+    setup, out = simulation.setup, simulation.fleet.outcome()
+    nothing, none = np.zeros(0), np.zeros(0, dtype=np.int64)
+    timeline = Timeline(
+        at_seconds=nothing, desired=none, ready=none, starting=none, draining=none, need=nothing,
+        arrivals_per_second=nothing, running=nothing, waiting=nothing, ttft_p95_seconds=nothing, violated=none,
+        forecast_low=nothing, forecast_high=nothing,
+    )  # fmt: skip
+    run = Run(
+        policy="", pool="", scenario="", seed=setup.seed, slo=setup.slo, gpus_per_replica=1, interval_seconds=1.0,
+        score_from_seconds=0.0, end_seconds=setup.end_seconds, arrival_seconds=setup.requests.arrival_seconds,
+        prompt_tokens=setup.requests.prompt_tokens, output_tokens=setup.requests.output_tokens,
+        first_token_seconds=out.first_token_seconds, finish_seconds=out.finish_seconds,
+        status=out.status.astype(np.int64), timeline=timeline, events=(), replica_seconds=ReplicaSeconds(), starts=0,
+    )  # fmt: skip
+    return judge(run)
+
+
+_KEPT: dict[tuple[str, int, str], Prepared] = {}
+
+
+def _prepared(world: tuple[str, int, str], make: Callable[[], Prepared]) -> Prepared:
+    """The traffic of the last world: its next cell, most likely in the same process, meets it again."""
+    if world not in _KEPT:
+        _KEPT.clear()
+        _KEPT[world] = make()
+    return _KEPT[world]
+
+
+ENGINES: dict[str, Callable[[Cell], CellResult]] = {"plant": _plant}
+
+
+def key(cell: Cell) -> str:
+    """Hash of everything that determines the cell's result: 64 hexadecimal digits."""
+    policy = {k: v for k, v in asdict(cell.policy).items() if k != "name"}  # a name in reports
+    told = json.dumps(
+        {"world": _world(cell.scenario), "policy": policy, "seed": cell.seed, "engine": cell.engine, "runs": runs_on()},
+        sort_keys=True,
+        default=str,
+    )
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _world_of(scenario: Scenario) -> str:
+    data = asdict(scenario)
+    for name in ("name", "seeds", "policies"):
+        del data[name]
+    return hashlib.sha256(json.dumps(_by_content(data), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _world(scenario: Scenario) -> str:
+    return _world_of(replace(scenario, name="-", seeds=(0,), policies=(StaticSettings(replicas=1),)))
+
+
+def _by_content(value: Any) -> Any:
+    """A scenario's mapping with every file that it names replaced by the hash of its bytes."""
+    if isinstance(value, dict):
+        return {k: _by_content(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_content(v) for v in value]
+    if isinstance(value, str):
+        if value.startswith(BUILTIN):
+            return _hash_of(Path(str(files("load_tests"))) / "data" / "traces" / f"{value[len(BUILTIN) :]}.csv.gz")
+        if "/" in value or "." in value:
+            path = Path(value)
+            return _hash_of(path) if path.is_file() else value
+    return value
+
+
+def _hash_of(path: Path) -> str:
+    stat = path.stat()
+    return _hash_of_version(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _hash_of_version(path: Path, _modified: int, _size: int) -> str:
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache
+def runs_on() -> dict[str, str]:
+    """What may change digits beside the inputs: source, versions, machine type."""
+    import numba
+
+    return {
+        "version": autoscaler.__version__,
+        "source": source_hash(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def source_hash(roots: tuple[Path, ...] | None = None) -> str:
+    """Hash of the source and data tables that decide: modules that only show results do not count."""
+    hashed = hashlib.sha256()
+    for root in roots or tuple(Path(str(files(package))) for package in _PACKAGES):
+        for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".toml", ".csv") and _decides(p)):
+            hashed.update(f"{root.name}/{path.relative_to(root)}\0".encode())
+            hashed.update(hashlib.sha256(path.read_bytes()).digest())
+    return hashed.hexdigest()
+
+
+def _decides(path: Path) -> bool:
+    if path.name in _DECIDES:
+        return True
+    stem = path.stem
+    return not any(stem == name or stem.startswith(f"{name}_") for name in _SHOWS)

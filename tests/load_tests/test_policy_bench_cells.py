@@ -1,0 +1,214 @@
+"""Cells: what determines them, that they are pure whatever runs them, and that finished ones are kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from load_tests import policy_bench_cells, policy_bench_run
+from load_tests.campaign import play, prepare
+from load_tests.peers import HpaSettings, StaticSettings
+from load_tests.policy_bench_cache import Cache
+from load_tests.policy_bench_cells import Cell, CellResult, key, run_cell, scored_spans, source_hash
+from load_tests.policy_bench_run import batches, run_cells
+from load_tests.run import metrics
+from load_tests.scenario import PoolPolicy, Scenario, scenario_from
+
+STEP: dict[str, Any] = {
+    "version": 1,
+    "name": "short step",
+    "traffic": {
+        "kind": "shape",
+        "shape": {"kind": "step", "requests_per_second": 8, "factor": 3, "at_seconds": 120},
+        "lengths": {"kind": "lognormal", "prompt_tokens": 300, "output_tokens": 60},
+    },
+    "window": {"duration_seconds": 400},
+    "startup": {"profile": "warm_node_local"},
+    "limits": {"min_replicas": 1, "max_replicas": 8},
+}
+
+
+def step(**changes: Any) -> Scenario:
+    return scenario_from({**STEP, **changes}, Path())
+
+
+def numbers(results: list[CellResult]) -> list[tuple[object, ...]]:
+    """All but the time it took."""
+    return [(r.days, r.gpu_hours, r.arrived, r.violated) for r in results]
+
+
+def cells() -> list[Cell]:
+    scenario = step()
+    policies = [PoolPolicy(), HpaSettings(target=5.0), HpaSettings(target=20.0), StaticSettings(replicas=2)]
+    return [Cell(scenario=scenario, policy=p, seed=seed) for seed in (0, 1) for p in policies]
+
+
+def test_a_cell_counts_what_a_run_counts() -> None:
+    for policy in (HpaSettings(target=5.0), StaticSettings(replicas=1), PoolPolicy()):
+        scenario = step(score_from_seconds=60.0)
+        known = metrics(play(prepare(scenario, 3), policy))
+        result = run_cell(Cell(scenario=scenario, policy=policy, seed=3))
+        assert result.days == (0,)
+        assert (sum(result.arrived), sum(result.violated)) == (known.requests, known.violated)
+        assert sum(result.gpu_hours) == pytest.approx(known.gpu_hours, rel=1e-12)
+
+
+def test_days_are_those_of_the_trace_and_gaps_are_left_out() -> None:
+    scenario = step(window={"start_seconds": 86_000, "duration_seconds": 1000}, score_from_seconds=100.0)
+    setup = replace(prepare(scenario, 0).setup, gaps=((350.0, 420.0), (900.0, 1000.0)))
+    assert list(scored_spans(scenario, setup)) == [(0, [(100.0, 350.0)]), (1, [(420.0, 900.0)])]
+
+
+def test_two_days_add_up_to_the_whole() -> None:
+    scenario = step(window={"start_seconds": 86_200, "duration_seconds": 400})
+    whole = step()
+    policy = HpaSettings(target=5.0)
+    split = run_cell(Cell(scenario=scenario, policy=policy, seed=0))
+    assert split.days == (0, 1)
+    known = metrics(play(prepare(scenario, 0), policy))
+    assert sum(split.violated) == known.violated
+    assert sum(split.gpu_hours) == pytest.approx(known.gpu_hours, rel=1e-12)
+    assert len(run_cell(Cell(scenario=whole, policy=policy, seed=0)).days) == 1
+
+
+def test_the_key_changes_with_everything_that_counts_and_with_nothing_else(tmp_path: Path) -> None:
+    cell = Cell(scenario=step(), policy=HpaSettings(target=5.0), seed=0)
+    same = [
+        replace(cell, scenario=step(name="another name")),
+        replace(cell, scenario=step(seeds=[4, 5])),
+        replace(cell, scenario=step(policies=[{"kind": "kpa"}])),
+        replace(cell, policy=HpaSettings(target=5.0, name="label")),
+    ]
+    other = [
+        replace(cell, seed=1),
+        replace(cell, engine="fluid"),
+        replace(cell, policy=HpaSettings(target=5.5)),
+        replace(cell, policy=StaticSettings(replicas=5)),
+        replace(cell, scenario=step(slo={"ttft_seconds": 2.0})),
+        replace(cell, scenario=step(window={"duration_seconds": 401})),
+        replace(cell, scenario=step(startup={"profile": "warm_node_remote"})),
+    ]
+    assert {key(c) for c in same} == {key(cell)}
+    keys = {key(c) for c in other}
+    assert len(keys) == len(other)
+    assert key(cell) not in keys
+
+
+def test_the_key_follows_the_bytes_of_a_trace_and_not_its_place(tmp_path: Path) -> None:
+    rows = "arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i}.0,100,20\n" for i in range(300))
+
+    def told(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        data = {**STEP, "traffic": {"kind": "trace", "trace": name}, "window": {"duration_seconds": 200}}
+        return key(Cell(scenario=scenario_from(data, tmp_path), policy=StaticSettings(replicas=1), seed=0))
+
+    assert told("a.csv", rows) == told("b.csv", rows)
+    assert told("a.csv", rows) != told("c.csv", rows.replace("5.0,100", "5.0,101"))
+
+
+def test_the_source_that_decides_counts_and_that_which_shows_does_not(tmp_path: Path) -> None:
+    package = tmp_path / "load_tests"
+    package.mkdir()
+    (package / "kernel.py").write_text("a = 1\n")
+    (package / "report_data.py").write_text("a = 1\n")
+    first = source_hash((package,))
+    (package / "report_data.py").write_text("a = 2\n")
+    assert source_hash((package,)) == first
+    (package / "kernel.py").write_text("a = 2\n")
+    assert source_hash((package,)) != first
+
+
+def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, asked = Cache(tmp_path / "cache"), cells()
+    first = run_cells(asked[:5], cache=cache)
+    ran: list[Cell] = []
+
+    def counting(cell: Cell) -> CellResult:
+        ran.append(cell)
+        return run_cell(cell)
+
+    monkeypatch.setattr(policy_bench_run, "run_cell", counting)
+    again = run_cells(asked, cache=cache)
+    assert len(ran) == len(asked) - 5
+    assert again[:5] == first
+    assert numbers(again) == numbers(run_cells(asked))
+
+
+def test_what_was_finished_before_a_failure_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path / "cache")
+    monkeypatch.setattr(policy_bench_run, "BATCH", 1)
+
+    def failing(cell: Cell) -> CellResult:
+        if isinstance(cell.policy, StaticSettings):
+            raise RuntimeError("no more")
+        return run_cell(cell)
+
+    monkeypatch.setattr(policy_bench_run, "run_cell", failing)
+    with pytest.raises(RuntimeError, match="no more"):
+        run_cells(cells(), cache=cache)
+    assert [cache.get(key(c)) is not None for c in cells()[:4]] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"key": 1, "result": {}}', "[]", "null"])
+def test_a_damaged_file_counts_as_none(tmp_path: Path, damage: str) -> None:
+    cache, cell = Cache(tmp_path), cells()[1]
+    (result,) = run_cells([cell], cache=cache)
+    assert cache.get(key(cell)) == result
+    cache.path(key(cell)).write_text(damage)
+    assert cache.get(key(cell)) is None
+    assert numbers(run_cells([cell], cache=cache)) == numbers([result])
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_every_digit_survives_the_file(tmp_path: Path) -> None:
+    result = CellResult(
+        days=(3,), gpu_hours=(float(np.nextafter(0.1, 1)),), arrived=(7,), violated=(0,), wall_seconds=1.5
+    )
+    cache = Cache(tmp_path)
+    cache.put("ab" * 32, result)
+    assert cache.get("ab" * 32) == result
+    assert CellResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_batches_hold_one_world_each_and_every_cell_once() -> None:
+    todo = {key(c): c for c in cells()}
+    made = list(batches(todo))
+    assert sorted(name for batch in made for name, _ in batch) == sorted(todo)
+    assert all(len({c.world for _, c in batch}) == 1 for batch in made)
+
+
+def test_equal_cells_are_run_once_and_answered_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = cells()[3]
+    first, second = run_cells([cell, replace(cell, scenario=step(name="twin"))])
+    assert first is second
+
+
+def test_progress_is_told_up_to_the_end() -> None:
+    told: list[tuple[str, float]] = []
+    run_cells(cells()[2:4], progress=lambda what, share: told.append((what, share)))
+    assert told[0][1] == 0.0
+    assert told[-1] == ("2 of 2 runs, 0 known", 1.0)
+
+
+def test_processes_give_the_same_digits() -> None:
+    pytest.importorskip("joblib")
+    assert numbers(run_cells(cells(), backend="loky", jobs=2)) == numbers(run_cells(cells()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ray", "dask"])
+@pytest.mark.filterwarnings("default")
+def test_clusters_give_the_same_digits(backend: Any, tmp_path: Path) -> None:
+    pytest.importorskip("ray" if backend == "ray" else "distributed", reason=f"pip install 'replicast[{backend}]'")
+    cache = Cache(tmp_path)
+    assert numbers(run_cells(cells(), backend=backend, jobs=2, cache=cache)) == numbers(run_cells(cells()))
+    assert all(cache.get(key(c)) for c in cells())
+
+
+def test_the_engines_are_named() -> None:
+    assert "plant" in policy_bench_cells.ENGINES
