@@ -31,9 +31,6 @@ class AibrixSpec:
     )
     up_cooldown_seconds: int = setting(0, "Window of recommendations on the way up.", low=0, high=3600)
     down_cooldown_seconds: int = setting(300, "Window of recommendations on the way down.", low=0, high=3600)
-    inverted_cooldown: bool = setting(
-        True, "True: down to the minimum of the window and up to the maximum, as shipped; False: the other way round."
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +86,18 @@ def kpa(spec: AibrixSpec, *, stable: float, panic: float, target: float, current
 
 
 def stabilize(
-    spec: AibrixSpec, state: AibrixState, *, at_seconds: float, recommendation: int, current: int
+    spec: AibrixSpec,
+    state: AibrixState,
+    *,
+    at_seconds: float,
+    recommendation: int,
+    current: int,
+    inverted: bool = True,
 ) -> tuple[int, AibrixState]:
-    """The recommendation after the cooldown of its direction, and what is remembered."""
+    """The recommendation after the cooldown of its direction, and what is remembered.
+
+    `inverted`: down to the minimum of the window and up to the maximum, as shipped; False: the other way round.
+    """
     longest = max(spec.up_cooldown_seconds, spec.down_cooldown_seconds)
     kept = tuple(r for r in state.recommendations if at_seconds - r[0] < longest)
     state = replace(state, recommendations=(*kept, (at_seconds, recommendation)))
@@ -100,7 +106,7 @@ def stabilize(
     up = recommendation > current
     window = spec.up_cooldown_seconds if up else spec.down_cooldown_seconds
     recent = [number for at, number in state.recommendations if at_seconds - at < window] or [recommendation]
-    if spec.inverted_cooldown:
+    if inverted:
         return (max(recent) if up else min(recent)), state
     return (max(current, min(recent)) if up else min(current, max(recent))), state
 

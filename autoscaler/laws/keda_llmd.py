@@ -24,7 +24,6 @@ class SloSpec:
     down_threshold: float = setting(0.40, "Scale down below this share of the SLO.", above=0, high=2)
     ceiling: float = setting(2.0, "Largest share of the SLO that counts.", above=0)
     window_seconds: int = setting(45, "Seconds over which the share is averaged.", low=0, high=3600)
-    nan_is_zero: bool = setting(True, "True: no data is no load, as in the original; False: no data changes nothing.")
 
     def __post_init__(self) -> None:
         if self.down_threshold > self.up_threshold:
@@ -60,14 +59,13 @@ def remember(spec: SloSpec, samples: Samples, *, at_seconds: float, share: float
     return (*kept, (at_seconds, None if share is None else min(share, spec.ceiling)))
 
 
-def signal(spec: SloSpec, samples: Samples) -> float | None:
-    """Mean of the window.
+def signal(samples: Samples, *, nan_is_zero: bool = True) -> float | None:
+    """Mean of the window; None if nothing is known.
 
-    One NaN makes a mean NaN, and KEDA makes that 0.  With `nan_is_zero` False such samples are left out; None if there is
-    no other.
+    One NaN makes a mean NaN, and KEDA makes that 0; with `nan_is_zero` False samples without a value are left out.
     """
     known = [value for _, value in samples if value is not None]
-    if spec.nan_is_zero and len(known) < len(samples):
+    if nan_is_zero and len(known) < len(samples):
         return 0.0
     return math.fsum(known) / len(known) if known else None
 

@@ -40,10 +40,12 @@ def test_nothing_recorded_is_unknown() -> None:
 
 @pytest.mark.parametrize("case", GOLDEN["cooldowns"], ids=lambda c: c["why"])
 def test_cooldown(case: dict[str, Any]) -> None:
-    spec, state, current = aibrix.AibrixSpec(inverted_cooldown=case["inverted"]), aibrix.AibrixState(), case["start"]
+    state, current, inverted = aibrix.AibrixState(), case["start"], case["inverted"]
     seen = []
     for at, recommendation, _ in case["steps"]:
-        current, state = aibrix.stabilize(spec, state, at_seconds=at, recommendation=recommendation, current=current)
+        current, state = aibrix.stabilize(
+            SPEC, state, at_seconds=at, recommendation=recommendation, current=current, inverted=inverted
+        )
         seen.append(current)
     assert seen == [expect for _, _, expect in case["steps"]]
 
@@ -63,13 +65,15 @@ def test_more_load_never_fewer_pods_and_at_most_a_factor_of_two(ratio: float, mo
 def test_cooldown_answers_with_a_recommendation_of_the_window(
     steps: list[tuple[int, int]], inverted: bool, start: int
 ) -> None:
-    spec, state = aibrix.AibrixSpec(inverted_cooldown=inverted), aibrix.AibrixState()
+    state = aibrix.AibrixState()
     now, current, made = 0, start, []
     for wait, recommendation in steps:
         now += wait
         made.append((now, recommendation))
         before = current
-        current, state = aibrix.stabilize(spec, state, at_seconds=now, recommendation=recommendation, current=current)
+        current, state = aibrix.stabilize(
+            SPEC, state, at_seconds=now, recommendation=recommendation, current=current, inverted=inverted
+        )
         allowed = {number for at, number in made if now - at < 300} | {before}
         assert current in allowed
         if not inverted and recommendation < before:

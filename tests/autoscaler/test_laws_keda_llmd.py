@@ -24,10 +24,10 @@ def test_latency_law(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", GOLDEN["signals"], ids=lambda c: c["why"])
 def test_signal(case: dict[str, Any]) -> None:
-    spec, samples = law.SloSpec(nan_is_zero=case["nan_is_zero"]), ()
+    spec, samples = law.SloSpec(), ()
     for at, share in case["samples"]:
         samples = law.remember(spec, samples, at_seconds=at, share=share)
-    found = law.signal(spec, samples)
+    found = law.signal(samples, nan_is_zero=case["nan_is_zero"])
     assert found == (None if case["expect"] is None else pytest.approx(case["expect"]))
 
 
