@@ -31,6 +31,7 @@ from load_tests.simulator import Setup, Simulation
 from load_tests.traces import BUILTIN
 
 Engine = Literal["plant", "fluid"]
+Spans = list[tuple[float, float]]
 
 # Packages whose source decides what a cell comes to, and the modules among them that only show results or start runs.
 _PACKAGES = ("autoscaler", "forecast", "serving", "load_tests")
@@ -39,11 +40,19 @@ _DECIDES = ("policy_bench_cells.py",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OracleSettings:
+    """Not a policy: the cheapest replayed path of a clairvoyant that attains."""
+
+    kind: Literal["oracle"] = "oracle"
+    attainment_fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """What is run: `scenario` has its window and history; its own seeds and policies are not looked at."""
 
     scenario: Scenario
-    policy: Policy
+    policy: Policy | OracleSettings
     seed: int
     engine: Engine = "plant"
 
@@ -87,7 +96,7 @@ def run_cell(cell: Cell) -> CellResult:
     return ENGINES[cell.engine](cell)
 
 
-def scored_spans(scenario: Scenario, setup: Setup) -> Iterator[tuple[int, list[tuple[float, float]]]]:
+def scored_spans(scenario: Scenario, setup: Setup) -> Iterator[tuple[int, Spans]]:
     """(day, spans) in seconds of the run: each day's part that is scored, without the gaps of the trace."""
     start, end = setup.score_from_seconds, setup.end_seconds
     offset = scenario.window.start_seconds
@@ -104,18 +113,45 @@ def scored_spans(scenario: Scenario, setup: Setup) -> Iterator[tuple[int, list[t
 def _plant(cell: Cell) -> CellResult:
     prepared = _prepared(cell.world, lambda: prepare(cell.scenario, cell.seed))
     begun = perf_counter()
+    if isinstance(cell.policy, OracleSettings):
+        return _clairvoyant(cell, cell.policy, prepared, begun)
     setup = prepared.setup
     if isinstance(cell.policy, StaticSettings):  # a fixed fleet is there from the start
         setup = replace(setup, initial=(cell.policy.replicas,) * len(setup.pools))
     simulation = Simulation(setup, contestants_of(prepared, cell.policy))
     simulation.run()
-    judged = _judged(simulation)
-    days = list(scored_spans(cell.scenario, setup))
     hours = setup.gpus_per_replica / 3600
 
-    def paid(spans: list[tuple[float, float]]) -> float:
+    def paid(spans: Spans) -> float:
         return hours * math.fsum(life.paid(a, b).paid for life in simulation.lives for a, b in spans)
 
+    return _result(cell, setup, _judged(simulation), paid, begun)
+
+
+def _clairvoyant(cell: Cell, settings: OracleSettings, prepared: Prepared, begun: float) -> CellResult:
+    """The oracle's run.  Its cost is exact; how it falls on days is read off its timeline."""
+    from load_tests.oracle import find_oracle
+
+    setup, limits = prepared.setup, cell.scenario.limits
+    found = find_oracle(
+        setup, prepared.need, settings.attainment_fraction,
+        low=limits.min_replicas, high=limits.max_replicas, given_up=(0.5,), smooth_seconds=(60.0,),
+    )  # fmt: skip
+    if found is None:
+        return CellResult(days=(), gpu_hours=(), arrived=(), violated=(), wall_seconds=perf_counter() - begun)
+    line = found.run.timeline
+    held = (line.ready + line.starting + line.draining).astype(float)
+    held[line.at_seconds < setup.score_from_seconds] = 0.0
+    scale = found.gpu_hours / max(1e-12, float(held.sum()))
+
+    def paid(spans: Spans) -> float:
+        return scale * math.fsum(float(held[(line.at_seconds >= a) & (line.at_seconds < b)].sum()) for a, b in spans)
+
+    return _result(cell, setup, judge(found.run), paid, begun)
+
+
+def _result(cell: Cell, setup: Setup, judged: Judged, paid: Callable[[Spans], float], begun: float) -> CellResult:
+    days = list(scored_spans(cell.scenario, setup))
     counts = [_counted(setup.requests.arrival_seconds, judged.violated, spans) for _, spans in days]
     return CellResult(
         days=tuple(day for day, _ in days),
@@ -126,7 +162,7 @@ def _plant(cell: Cell) -> CellResult:
     )
 
 
-def _counted(arrival: Floats, violated: Any, spans: list[tuple[float, float]]) -> tuple[int, int]:
+def _counted(arrival: Floats, violated: Any, spans: Spans) -> tuple[int, int]:
     edges = np.searchsorted(arrival, np.array(spans)).reshape(-1, 2)
     return int((edges[:, 1] - edges[:, 0]).sum()), sum(int(violated[a:b].sum()) for a, b in edges)
 

@@ -1,0 +1,94 @@
+"""`autoscaler bench policy`: who is cheaper at the same attainment, on which trace, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autoscaler.errors import ConfigError
+from load_tests.campaign import check_place, progress_bar
+from load_tests.policy_bench_cache import Cache, default_directory
+from load_tests.policy_bench_cases import Case, asked, case_of
+from load_tests.policy_bench_cells import Engine
+from load_tests.policy_bench_compare import Comparison, Results, compare, corrected, gather
+from load_tests.policy_bench_run import Backend, Progress, run_cells
+from load_tests.policy_bench_tables import print_comparisons, to_json
+from load_tests.scenario import Scenario, load_scenario
+
+
+def run_cases(
+    cases: Sequence[Case],
+    *,
+    cache: Cache | None = None,
+    backend: Backend = "loky",
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> tuple[list[Comparison], list[Results]]:
+    """Run what the cases need and compare.  Same cases, same digits: whatever the backend, the jobs and the cache."""
+    wanted = [list(asked(case)) for case in cases]
+    flat = [one for some in wanted for one in some]
+    results = run_cells([one.cell for one in flat], cache=cache, backend=backend, jobs=jobs, progress=progress)
+    found, at = [], 0
+    for case, some in zip(cases, wanted, strict=True):
+        found.append(gather(case, some, results[at : at + len(some)]))
+        at += len(some)
+    return corrected([c for one in found for c in compare(one)]), found
+
+
+def compare_scenarios(
+    *scenarios: Scenario, cache: Path | None = None, jobs: int = 1, backend: Backend = "loky", knobs: int = 16
+) -> list[Comparison]:
+    """The policies of each scenario at equal attainment, from Python.  `cache` keeps finished runs below that directory."""
+    cases = [case_of(scenario, knobs=knobs) for scenario in scenarios]
+    return run_cases(cases, cache=None if cache is None else Cache(cache), backend=backend, jobs=jobs)[0]
+
+
+def bench_policy(
+    sources: Sequence[str],
+    *,
+    quick: bool = False,
+    backend: Backend = "loky",
+    jobs: int | None = None,
+    as_json: bool = False,
+    html: Path | None = None,
+    cache: Path | None = None,
+    engine: Engine | None = None,
+) -> int:
+    """The command: scenario files, or the grid of development traces where none is given."""
+    from load_tests.policy_bench_grid import default_cases, quick_cases, shortened
+
+    if jobs is not None and jobs < 1:
+        raise ConfigError("--jobs", f"{jobs} must be >= 1")
+    check_place(html.parent if html is not None else None, "--html")
+    directory = cache or default_directory()
+    check_place(directory, "--cache")
+    scenarios = [load_scenario(source) for source in sources]
+    cases = [case_of(s) for s in scenarios]
+    if not sources:
+        cases = quick_cases() if quick else default_cases()
+    elif quick:
+        cases = [shortened(case) for case in cases]
+    if engine is not None:
+        cases = [replace(case, engine=engine) for case in cases]
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        raise ConfigError("name", f"{names!r} must differ, since the comparison tells cases apart by name")
+    with progress_bar() as progress:
+        comparisons, found = run_cases(
+            cases, cache=Cache(directory), backend=backend, jobs=jobs or os.cpu_count() or 1, progress=progress
+        )
+    if html is not None:
+        from load_tests.policy_bench_html import write_page
+
+        write_page(to_json(comparisons, found), html)
+    if as_json:
+        print(json.dumps(to_json(comparisons, found), indent=1, allow_nan=False))
+        return 0
+    print_comparisons(comparisons)
+    if html is not None:
+        print(f"\nReport: {html}", file=sys.stdout)
+    return 0
