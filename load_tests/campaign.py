@@ -22,7 +22,7 @@ from load_tests.contestants import Contestant, PeerContestant, PoolContestant
 from load_tests.fleet import PoolModel
 from load_tests.histories import History
 from load_tests.need import Need
-from load_tests.peers import StaticSettings, peer_of
+from load_tests.peers import PeerFacts, StaticSettings, peer_of
 from load_tests.report import print_table, to_json, write_report
 from load_tests.run import Run
 from load_tests.scenario import (
@@ -183,7 +183,12 @@ def contestants_of(prepared: Prepared, policy: Policy, log: Path | None = None) 
     for i, pool in enumerate(setup.pools):
         limits = scenario.limits if i == 0 or scenario.prefill_decode is None else scenario.prefill_decode.decode_limits
         if not isinstance(policy, PoolPolicy):
-            peer = peer_of(policy, min_replicas=limits.min_replicas, max_replicas=limits.max_replicas)
+            peer = peer_of(
+                policy,
+                min_replicas=limits.min_replicas,
+                max_replicas=limits.max_replicas,
+                facts=peer_facts(prepared, pool),
+            )
             made.append(PeerContestant(peer))
             continue
         settings = replace(policy_settings(scenario, policy, pool.name), limits=limits)
@@ -200,6 +205,19 @@ def contestants_of(prepared: Prepared, policy: Policy, log: Path | None = None) 
             )
         )
     return made
+
+
+def peer_facts(prepared: Prepared, pool: PoolModel) -> PeerFacts:
+    """What peers are told of the plant beforehand."""
+    setup = prepared.setup
+    return PeerFacts.of(
+        pool,
+        setup.requests,
+        setup.slo,
+        startup_seconds=setup.startup.median_seconds * setup.startup_factor,
+        requests_per_second=prepared.need.requests_per_second if prepared.need is not None else 0.0,
+        history=prepared.traffic.history,
+    )
 
 
 def _slug(name: str) -> str:

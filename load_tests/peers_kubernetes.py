@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from autoscaler.errors import ConfigError
@@ -58,6 +58,7 @@ class HpaSettings:
         " (between the 10 and 40 that users set) or 5 waiting; a rate depends on the model and must be given.",
         above=0,
     )
+    headroom: float = setting(1.0, "Divides the target.", above=0)
     window_seconds: int = setting(60, "Seconds over which a rate is taken.", low=1, high=3600)
     interval_seconds: int = setting(15, "Seconds from one sync to the next.", low=1, high=3600)
     spec: hpa.HpaSpec = setting(
@@ -77,6 +78,7 @@ class KpaSettings:
 
     kind: Literal["kpa"] = "kpa"
     name: str | None = setting(None, "Name in the report; None: kpa.")
+    headroom: float = setting(1.0, "Divides the container's concurrency target.", above=0)
     interval_seconds: int = setting(2, "Seconds from one tick to the next.", low=1, high=60)
     spec: kpa.KpaSpec = setting(factory=kpa.KpaSpec, doc="Knobs and bounds; the scenario's limits narrow the bounds.")
 
@@ -103,15 +105,17 @@ class Hpa:
         self.settings, self.interval_seconds = settings, settings.interval_seconds
         self.uses_rates = settings.signal in _COUNTERS
         self.name = settings.name or f"hpa {settings.signal}"
-        self.target = settings.target if settings.target is not None else _DEFAULT_TARGETS[settings.signal]
-        self._state = hpa.HpaState()
+        target = settings.target if settings.target is not None else _DEFAULT_TARGETS[settings.signal]
+        self.target = target / settings.headroom
+        self._state: hpa.HpaState | None = None
         self._rule = f"hpa:{settings.signal}"
 
     def decide(self, view: View) -> Recommendation:
         current = view.desired
         value, proposal = self._proposal(view, current)
+        state = self._state or hpa.start(at_seconds=view.at_seconds, current=current)
         replicas, self._state = hpa.sync(
-            self.settings.spec, self._state, at_seconds=view.at_seconds, current=current, proposals=(proposal,)
+            self.settings.spec, state, at_seconds=view.at_seconds, current=current, proposals=(proposal,)
         )
         if proposal is None or value is None:
             return Recommendation(replicas, (Reason(rule="hpa:unknown", before=current, after=replicas),))
@@ -150,11 +154,13 @@ class Kpa:
     def __init__(self, settings: KpaSettings) -> None:
         self.settings, self.interval_seconds = settings, settings.interval_seconds
         self.name = settings.name or "kpa"
+        target = settings.spec.container_concurrency_target / settings.headroom
+        self._spec = replace(settings.spec, container_concurrency_target=target)
         self._state: kpa.KpaState | None = None
         self._last_second: int | None = None
 
     def decide(self, view: View) -> Recommendation:
-        spec, at = self.settings.spec, view.at_seconds
+        spec, at = self._spec, view.at_seconds
         state = self._state or kpa.start(at_seconds=at, ready=view.ready)
         concurrency = self._concurrency(view)
         second = math.floor(at)

@@ -98,9 +98,9 @@ class Common:
 class PeerFacts:
     """What some peers are told beforehand: the true step law, the promise, and what one replica carries.
 
-    `requests_per_second` is what one replica carries within the SLO, of requests with the mean lengths given here; a
-    request weighs `seconds_per_prompt_token * prompt + seconds_per_output_token * output`.  `startup_seconds` is the
-    median.  `history` is what arrived before the run.
+    `requests_per_second` is what one replica carries within the SLO, of requests with the mean lengths given here (0: not
+    known, as in joined pools).  A request weighs `seconds_per_prompt_token * prompt + seconds_per_output_token * output`.
+    `startup_seconds` is the median.  `history` is what arrived before the run.
     """
 
     slo: Slo
@@ -149,10 +149,10 @@ class PeerFacts:
             history=history,
         )
 
-    def replicas(self, requests_per_second: float, prompt_tokens: float, output_tokens: float) -> float:
-        """Replicas that a rate of requests with these mean lengths needs, as a fraction; 0 where nothing is known."""
+    def replicas(self, requests_per_second: float, prompt_tokens: float, output_tokens: float) -> float | None:
+        """Replicas that a rate of requests with these mean lengths needs, as a fraction; None if it is not known."""
         carried = self.requests_per_second * self._weight(self.mean_prompt_tokens, self.mean_output_tokens)
-        return requests_per_second * self._weight(prompt_tokens, output_tokens) / carried if carried > 0 else 0.0
+        return requests_per_second * self._weight(prompt_tokens, output_tokens) / carried if carried > 0 else None
 
     def _weight(self, prompt_tokens: float, output_tokens: float) -> float:
         return self.seconds_per_prompt_token * prompt_tokens + self.seconds_per_output_token * output_tokens

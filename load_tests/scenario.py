@@ -18,7 +18,7 @@ from autoscaler.schema import build, setting
 from autoscaler.settings import Limits, PoolSettings, Slo
 from load_tests.faults import Fault
 from load_tests.fleet import ReplicaModel
-from load_tests.peers import HpaSettings, KpaSettings, StaticSettings
+from load_tests.peers import PeerSettings
 from load_tests.traces import BUILTIN, builtin_names, instant_of, zone_of
 from load_tests.traffic_settings import PairLengths, ShapeTraffic, TraceTraffic, Window
 from serving.profiles import Profile, StartupProfile, load_profile, load_startup, profile, startup_profile, tiers
@@ -71,7 +71,7 @@ class PoolPolicy:
     config: dict[str, Any] = setting(factory=dict, doc="The pool's config, without name and slo.")
 
 
-Policy = PoolPolicy | StaticSettings | HpaSettings | KpaSettings
+Policy = PoolPolicy | PeerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,6 +85,11 @@ class HpaState:
     downs: Events = ()
 
 
+def start(*, at_seconds: float, current: int) -> HpaState:
+    """The state of a controller that sees this workload for the first time: its size counts as a proposal."""
+    return HpaState(proposals=((at_seconds, current),))
+
+
 def milli(value: float) -> int:
     """A quantity in whole thousandths."""
     return round(value * 1000)

@@ -48,6 +48,15 @@ def test_older_clients_acted_on_ten_to_eleven() -> None:
     assert hpa.external_average(hpa.HpaSpec(), total=11, target=1, replicas=10) == 10
 
 
+def test_the_size_at_the_start_counts_as_a_proposal() -> None:
+    spec, state = hpa.HpaSpec(), hpa.start(at_seconds=0, current=10)
+    current, state = hpa.sync(spec, state, at_seconds=0, current=10, proposals=(2,))
+    assert current == 10
+    current, state = hpa.sync(spec, state, at_seconds=299, current=10, proposals=(2,))
+    assert current == 10
+    assert hpa.sync(spec, state, at_seconds=300, current=10, proposals=(2,))[0] == 2
+
+
 def test_settings_say_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match=r"hpa\.max_replicas: 2 is below min_replicas 3"):
         build(hpa.HpaSpec, {"min_replicas": 3, "max_replicas": 2}, "hpa")

@@ -68,4 +68,4 @@ def test_facts_weigh_requests_as_the_plant_does() -> None:
     longer = facts.replicas(12.0, facts.mean_prompt_tokens, 2 * facts.mean_output_tokens)
     assert longer == pytest.approx(3.0 * (1e-5 * 300 + 2 * 1.65e-4 * 30) / (1e-5 * 300 + 1.65e-4 * 30), rel=0.01)
     nothing = PeerFacts.of(POOL, _requests(1.0, 0.0), Slo(), startup_seconds=30.0, requests_per_second=0.0)
-    assert nothing.replicas(5.0, 10.0, 10.0) == 0.0
+    assert nothing.replicas(5.0, 10.0, 10.0) is None

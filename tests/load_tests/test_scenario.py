@@ -329,7 +329,7 @@ def test_a_pool_policy_takes_the_scenarios_slo_bounds_and_interval() -> None:
         ({"version": 2}, "version: 2 must be one of 1"),
         ({"seeds": [1, 1]}, "seeds: (1, 1) must be at least one seed, and all different"),
         ({"colour": "red"}, "colour: unknown key; allowed are version, name, traffic"),
-        ({"policies": [{"kind": "hpb"}]}, "policies[0].kind: 'hpb' must be one of pool, static, hpa, kpa"),
+        ({"policies": [{"kind": "hpb"}]}, "policies[0].kind: 'hpb' must be one of pool, static, static_peak, hpa, "),
         ({"policies": [{"kind": "static", "replicas": -1}]}, "policies[0].replicas: -1 must be in [0, 100000]"),
         ({"policies": [{"kind": "pool", "config": {"slo": {}}}]}, "policies[0].config.slo: is the scenario's to say"),
         ({"policies": [{"kind": "pool", "config": {"strategy": "best"}}]}, "policies[0].config.strategy: 'best' must be one of"),
