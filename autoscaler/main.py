@@ -24,6 +24,12 @@ from autoscaler.settings import FileSettings, PoolSettings
 from autoscaler.types import Step
 from autoscaler.views import explain
 
+# Which extra brings a package that is missing.
+EXTRAS = {
+    "numpy": "sim", "numba": "sim", "rich": "sim", "yaml": "sim", "scipy": "bench", "joblib": "bench",
+    "ray": "ray", "dask": "dask", "distributed": "dask",
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
@@ -37,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"autoscaler: error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in ("numpy", "numba", "rich", "yaml", "scipy"):
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
             raise
-        print(f"autoscaler: error: {error.name} is missing: pip install 'replicast[sim]'", file=sys.stderr)
+        print(f"autoscaler: error: {error.name} is missing: pip install 'replicast[{extra}]'", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,9 +103,23 @@ def parser() -> argparse.ArgumentParser:
     schema.add_argument("kind", nargs="?", default="config", choices=("config", "scenario", "profile"))
 
     bench = verb("bench", _bench, "Measure on this machine.")
-    bench.add_argument("name", nargs="?", help="sim, step, validate, ... (default: list them)")
+    bench.add_argument("name", nargs="?", help="sim, step, validate, policy, ... (default: list them)")
+    bench.add_argument("scenario", nargs="*", help="policy: scenario files or builtin:NAME (default: the shipped grid)")
     bench.add_argument("--quick", action="store_true", help="smaller sizes, for a look")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
+    policy = bench.add_argument_group("policy", "policies compared at equal attainment")
+    policy.add_argument(
+        "--full", action="store_true", help="the whole grid: more start-ups, days and seeds, many hours"
+    )
+    policy.add_argument("--engine", choices=("plant", "fluid"), help="instead of the grid's or, for files, the plant")
+    policy.add_argument(
+        "--backend", choices=("loky", "ray", "dask"), help="where runs go (default: loky, this machine)"
+    )
+    policy.add_argument("--jobs", type=int, help="runs at a time (default: one per core)")
+    policy.add_argument("--html", type=Path, help="write the interactive comparison here")
+    policy.add_argument(
+        "--cache", type=Path, help="keep finished runs here (default: below the user's cache directory)"
+    )
     return top
 
 
@@ -231,6 +252,16 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    asked = {name: getattr(arguments, name) for name in ("full", "engine", "backend", "jobs", "html", "cache")}
+    if arguments.name == "policy":
+        from load_tests.policy_bench import bench_policy
+
+        return bench_policy(arguments.scenario, quick=arguments.quick, as_json=arguments.json, **asked)
+    for name, value in (*asked.items(), ("scenario", arguments.scenario)):
+        if value:
+            raise ConfigError(
+                name if name == "scenario" else f"--{name}", f"{value!r} must be left out: only policy has it"
+            )
     from load_tests.bench import bench
 
     return bench(arguments.name, quick=arguments.quick, as_json=arguments.json)

@@ -83,9 +83,10 @@ def bench(name: str | None, *, quick: bool = False, as_json: bool = False) -> in
     if name is None:
         for known, (_, about) in BENCHES.items():
             print(f"{known:<10} {about}")
+        print(f"{'policy':<10} policies at equal attainment: the scenarios given, or the development traces")
         return 0
     if name not in BENCHES:
-        raise ConfigError("bench", f"{name!r} must be one of {', '.join(BENCHES)}")
+        raise ConfigError("bench", f"{name!r} must be one of {', '.join([*BENCHES, 'policy'])}")
     rows = list(BENCHES[name][0](quick))
     if as_json:
         print(json.dumps({"machine": machine(), "rows": [_row_json(r) for r in rows]}, indent=1))

@@ -51,7 +51,8 @@ def bench_policy(
     sources: Sequence[str],
     *,
     quick: bool = False,
-    backend: Backend = "loky",
+    full: bool = False,
+    backend: Backend | None = None,
     jobs: int | None = None,
     as_json: bool = False,
     html: Path | None = None,
@@ -63,13 +64,15 @@ def bench_policy(
 
     if jobs is not None and jobs < 1:
         raise ConfigError("--jobs", f"{jobs} must be >= 1")
+    if full and (quick or sources):
+        raise ConfigError("--full", "must be left out where scenarios are named, and with --quick")
     check_place(html.parent if html is not None else None, "--html")
     directory = cache or default_directory()
     check_place(directory, "--cache")
     scenarios = [load_scenario(source) for source in sources]
     cases = [case_of(s) for s in scenarios]
     if not sources:
-        cases = quick_cases() if quick else default_cases()
+        cases = quick_cases() if quick else default_cases(full=full)
     elif quick:
         cases = [shortened(case) for case in cases]
     if engine is not None:
@@ -79,7 +82,11 @@ def bench_policy(
         raise ConfigError("name", f"{names!r} must differ, since the comparison tells cases apart by name")
     with progress_bar() as progress:
         comparisons, found = run_cases(
-            cases, cache=Cache(directory), backend=backend, jobs=jobs or os.cpu_count() or 1, progress=progress
+            cases,
+            cache=Cache(directory),
+            backend=backend or "loky",
+            jobs=jobs or os.cpu_count() or 1,
+            progress=progress,
         )
     if html is not None:
         from load_tests.policy_bench_html import write_page

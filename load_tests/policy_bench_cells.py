@@ -10,18 +10,20 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 import autoscaler
 from load_tests.campaign import Prepared, contestants_of, prepare
+from load_tests.contestants import Contestant
+from load_tests.fleet import Fleet
 from load_tests.kernel_state import Floats
 from load_tests.peers import StaticSettings
 from load_tests.run import Judged, ReplicaSeconds, Run, Timeline, judge
@@ -37,6 +39,9 @@ Spans = list[tuple[float, float]]
 _PACKAGES = ("autoscaler", "forecast", "serving", "load_tests")
 _SHOWS = ("report", "bench", "policy_bench", "demo", "drills", "main", "validation", "measured", "closed_loop")
 _DECIDES = ("policy_bench_cells.py",)
+
+# Nobody looks at a timeline: a row a day is enough.  Policies decide at their own intervals.
+_NO_ROWS = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +98,11 @@ class CellResult:
 
 def run_cell(cell: Cell) -> CellResult:
     """Run one cell.  Raises ConfigError for files that cannot be used."""
-    return ENGINES[cell.engine](cell)
+    prepared = _prepared(cell.world, lambda: prepare(cell.scenario, cell.seed))
+    begun = perf_counter()
+    if isinstance(cell.policy, OracleSettings):
+        return _clairvoyant(cell, cell.policy, prepared, begun)
+    return _played(cell, cell.policy, prepared, begun)
 
 
 def scored_spans(scenario: Scenario, setup: Setup) -> Iterator[tuple[int, Spans]]:
@@ -110,15 +119,11 @@ def scored_spans(scenario: Scenario, setup: Setup) -> Iterator[tuple[int, Spans]
             yield day, spans
 
 
-def _plant(cell: Cell) -> CellResult:
-    prepared = _prepared(cell.world, lambda: prepare(cell.scenario, cell.seed))
-    begun = perf_counter()
-    if isinstance(cell.policy, OracleSettings):
-        return _clairvoyant(cell, cell.policy, prepared, begun)
-    setup = prepared.setup
-    if isinstance(cell.policy, StaticSettings):  # a fixed fleet is there from the start
-        setup = replace(setup, initial=(cell.policy.replicas,) * len(setup.pools))
-    simulation = Simulation(setup, contestants_of(prepared, cell.policy))
+def _played(cell: Cell, policy: Policy, prepared: Prepared, begun: float) -> CellResult:
+    setup = replace(prepared.setup, interval_seconds=_NO_ROWS)
+    if isinstance(policy, StaticSettings):  # a fixed fleet is there from the start
+        setup = replace(setup, initial=(policy.replicas,) * len(setup.pools))
+    simulation = ENGINES[cell.engine](setup, contestants_of(prepared, policy))
     simulation.run()
     hours = setup.gpus_per_replica / 3600
 
@@ -129,7 +134,7 @@ def _plant(cell: Cell) -> CellResult:
 
 
 def _clairvoyant(cell: Cell, settings: OracleSettings, prepared: Prepared, begun: float) -> CellResult:
-    """The oracle's run.  Its cost is exact; how it falls on days is read off its timeline."""
+    """The oracle's run, in the plant whatever the engine.  Its cost is exact; how it falls on days is read off its timeline."""
     from load_tests.oracle import find_oracle
 
     setup, limits = prepared.setup, cell.scenario.limits
@@ -197,7 +202,14 @@ def _prepared(world: tuple[str, int, str], make: Callable[[], Prepared]) -> Prep
     return _KEPT[world]
 
 
-ENGINES: dict[str, Callable[[Cell], CellResult]] = {"plant": _plant}
+def _fluid(setup: Setup, contestants: Sequence[Contestant]) -> Simulation:
+    """Around the fluid twin.  Raises ConfigError for a world that the twin does not know."""
+    from load_tests.fluid import FluidFleet
+
+    return Simulation(setup, contestants, fleet=cast(Fleet, FluidFleet(setup)))
+
+
+ENGINES: dict[Engine, Callable[[Setup, Sequence[Contestant]], Simulation]] = {"plant": Simulation, "fluid": _fluid}
 
 
 def key(cell: Cell) -> str:

@@ -47,7 +47,8 @@ class Line:
     """One contender at one target.
 
     `tuned` None: no knob attained the target on the train days, or there are none.  `hindsight_gpu_hours`: the cost at the
-    place of comparison, on its lower frontier over the test days.  `ratio`: ours over that.
+    place of comparison, on its lower frontier over the test days.  `ratio`: ours over that.  `target_gpu_hours`: the cost at
+    the target itself, None where it is not reached; where ours realised something else the two are no pair.
     """
 
     contender: str
@@ -56,6 +57,7 @@ class Line:
     tuned: Outcome | None
     tuned_against: Against | None
     hindsight_gpu_hours: float | None
+    target_gpu_hours: float | None
     ratio: Ratio | None
     holm_p: float | None = None
     claim: Claim | None = None
@@ -182,6 +184,7 @@ def _line(found: Results, contender: Contender, target: float, ours: Points | No
         tuned=None,
         tuned_against=None,
         hindsight_gpu_hours=None,
+        target_gpu_hours=None,
         ratio=None,
     )
     if contender.tunes_itself:
@@ -194,14 +197,24 @@ def _line(found: Results, contender: Contender, target: float, ours: Points | No
     line = replace(line, tuned=tuned, tuned_against=against(own, tuned, 1 - target))
     if test is None:
         return line
-    share, cost = test.totals()
-    at = float(cost_at(share, cost, np.array([1 - place]))[0])
-    line = replace(line, hindsight_gpu_hours=at if np.isfinite(at) else None)
+    line = replace(
+        line, hindsight_gpu_hours=_read(test, _share(ours, 1 - place)), target_gpu_hours=_read(test, 1 - target)
+    )
     if ours is None:
         return line
     words = draws.key(0, "policy bench", found.case.name, contender.name)
     made = ratio(ours, test, target_share=1 - target, key=words)
     return replace(line, ratio=made, claim=claim_of(made, None))
+
+
+def _share(ours: Points | None, wanted: float) -> float:
+    """The share of violated requests at the place of comparison: no violation at all counts as half a request."""
+    return wanted if ours is None else max(wanted, 0.5 / max(1.0, float(ours.arrived.sum())))
+
+
+def _read(points: Points, wanted: float) -> float | None:
+    found = float(cost_at(*points.totals(), np.array([wanted]))[0])
+    return found if np.isfinite(found) else None
 
 
 def tuned_knob(train: Points | None, contender: Contender, target: float) -> float | None:

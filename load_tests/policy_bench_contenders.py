@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-from autoscaler.units import replicas_for
 from load_tests.campaign import policy_name
-from load_tests.peers import HpaSettings, KpaSettings, StaticSettings, peer_of
+from load_tests.peers import LcpSettings, StaticSettings, with_headroom, without_traps
 from load_tests.scenario import Policy, PoolPolicy
 
 # Knobs: so many values, geometric, around the shipped 1; above 1 is more replicas.
 KNOBS, LOWEST, HIGHEST = 16, 0.25, 4.0
+# Where the knob is a price, of which replicas are about the logarithm, the range is wider.
+_PRICES = (LcpSettings,)
+_LOWEST_PRICE, _HIGHEST_PRICE = 0.01, 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +31,17 @@ class Contender:
 
     def at(self, knob: float | None) -> Policy:
         """The settings at a knob, known traps removed; None: as shipped, traps and all."""
-        return self.settings if knob is None else with_headroom(self.settings, knob)
+        return self.settings if knob is None else turned(self.settings, knob)
 
 
-def contender(settings: Policy, *, knobs: int = KNOBS, lowest: float = LOWEST, highest: float = HIGHEST) -> Contender:
+def contender(settings: Policy, *, knobs: int = KNOBS) -> Contender:
     """The contender that a policy of a scenario is."""
     name = policy_name(settings)
     if isinstance(settings, PoolPolicy):
         return Contender(name=name, settings=settings, knobs=())
-    return Contender(name=name, settings=settings, knobs=geometric(lowest, highest, knobs))
+    price = isinstance(settings, _PRICES)
+    low, high = (_LOWEST_PRICE, _HIGHEST_PRICE) if price else (LOWEST, HIGHEST)
+    return Contender(name=name, settings=settings, knobs=geometric(low, high, knobs))
 
 
 def contenders(policies: Sequence[Policy], *, knobs: int = KNOBS) -> tuple[Contender, ...]:
@@ -54,25 +57,9 @@ def geometric(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(float(f"{low * (high / low) ** (i / (count - 1)):.6g}") for i in range(count))
 
 
-def with_headroom(settings: Policy, headroom: float) -> Policy:
-    """A peer's settings with its one knob turned: `headroom` 2 asks for about twice the replicas."""
+def turned(settings: Policy, headroom: float) -> Policy:
+    """A peer's settings with its one knob turned and its known traps mended: `headroom` 2 asks for about twice the replicas."""
     if isinstance(settings, PoolPolicy):
         raise ValueError(f"{settings.name} tunes itself and has no knob")
-    if isinstance(settings, StaticSettings):
-        return replace(settings, replicas=max(1, replicas_for(settings.replicas * headroom)))
-    if isinstance(settings, HpaSettings):
-        target = getattr(peer_of(settings), "target")  # noqa: B009 - the default depends on the signal
-        return replace(settings, target=target / headroom)
-    if isinstance(settings, KpaSettings):
-        target = settings.spec.container_concurrency_target / headroom
-        return replace(settings, spec=replace(settings.spec, container_concurrency_target=target))
-    return _with_field(settings, headroom)
-
-
-def _with_field(settings: Any, headroom: float) -> Policy:
-    """The settings of all other peers say what their `headroom` scales and, where they have traps, keep or remove them."""
-    known = {f.name for f in fields(settings)}
-    changes: dict[str, Any] = {"headroom": settings.headroom * headroom}
-    if "traps" in known:
-        changes["traps"] = "removed"
-    return replace(settings, **changes)  # type: ignore[no-any-return]
+    shipped = 1.0 if isinstance(settings, StaticSettings) else settings.headroom
+    return with_headroom(without_traps(settings), float(f"{shipped * headroom:.6g}"))

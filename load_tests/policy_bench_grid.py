@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -17,11 +16,11 @@ import numpy as np
 
 from autoscaler.schema import build, setting
 from autoscaler.settings import Limits, Slo
-from load_tests.campaign import pool_models
+from load_tests.campaign import policy_name, pool_models
 from load_tests.need import Need
-from load_tests.peers import HpaSettings, KpaSettings, StaticSettings
+from load_tests.peers import AibrixSettings, DynamoSettings, HpaSettings, StaticPeakSettings, StaticSettings
 from load_tests.policy_bench_cases import Case, case_of, cut, span_seconds
-from load_tests.policy_bench_cells import ENGINES, Engine
+from load_tests.policy_bench_cells import Engine
 from load_tests.scenario import Policy, PoolPolicy, Replica, Scenario, Startup
 from load_tests.shapes import DAY
 from load_tests.traces import BUILTIN, RateTrace, load_trace
@@ -45,26 +44,38 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much of the grid is run."""
+
+    traces: tuple[str, ...] = setting(doc="Shipped traces, without their file ending.")
+    startups: tuple[str, ...] = setting(doc="Names of start-ups.")
+    targets: tuple[float, ...] = setting(doc="Attainments to compare at.")
+    seeds: tuple[int, ...] = setting(doc="Seeds of the test days; knobs are tuned under the first.")
+    train_days: int = setting(doc="Last train days, on which knobs are tuned.", low=1)
+    test_days: int = setting(doc="First test days.", low=1)
+    engine: Engine = setting("fluid", "What runs: fluid, or plant.")
+    oracle: bool = setting(True, "Whether the clairvoyant is searched for (in the plant).")
+    left_out: tuple[str, ...] = setting((), "Peers that are not run, by name.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """The table of what is run."""
 
-    traces: tuple[str, ...] = setting(doc="Shipped traces, without their file ending.")
-    copies: dict[str, int] = setting(
-        factory=dict, doc="Traces too small for a fleet: copies, each half a minute later."
-    )
-    left_out: dict[str, str] = setting(factory=dict, doc="Traces that are not in the grid, and why.")
     replicas: float = setting(doc="Mean need on the train days, in replicas; less where the trace has less.", above=0)
     replica: str = setting(doc="Replica profile.")
     startups: tuple[Line, ...] = setting(doc="How replicas start.")
     slo: Slo = setting(doc="The promise; each target replaces its attainment.")
-    targets: tuple[float, ...] = setting(doc="Attainments to compare at.")
-    test_seeds: tuple[int, ...] = setting(doc="Seeds of the test days.")
-    train_days: int = setting(doc="Last train days that knobs are tuned on.", low=1)
-    test_days: int = setting(doc="First test days that are run.", low=1)
     interval_seconds: int = setting(15, "Seconds between decisions of this project's policies.", low=1)
     max_replicas: int = setting(200, "Upper bound for every policy.", low=1)
-    quick_traces: tuple[str, ...] = setting(doc="Traces of --quick.")
     ours: tuple[str, ...] = setting(("auto",), "Strategies of this project.")
+    copies: dict[str, int] = setting(
+        factory=dict, doc="Traces too small for a fleet: copies, each half a minute later."
+    )
+    left_out: dict[str, str] = setting(factory=dict, doc="Traces that are not in the grid, and why.")
+    quick: Size = setting(doc="A look.")
+    default: Size = setting(doc="An hour on two cores.")
+    full: Size = setting(doc="Everything.")
 
 
 @cache
@@ -74,18 +85,21 @@ def grid() -> Grid:
     return build(Grid, tomllib.loads(text), "policy_bench")
 
 
-def default_cases(asked: Grid | None = None, engine: Engine | None = None) -> list[Case]:
-    """Every trace with every start-up."""
-    known = asked or grid()
-    chosen: Engine = engine or ("fluid" if "fluid" in ENGINES else "plant")
-    return [_case(known, trace, line, chosen) for line in known.startups for trace in known.traces]
+def default_cases(*, full: bool = False) -> list[Case]:
+    """The shipped grid, at the size that takes an hour or at its whole."""
+    known = grid()
+    return _cases(known, known.full if full else known.default)
 
 
-def quick_cases(asked: Grid | None = None) -> list[Case]:
-    """A few traces, one start-up, hours instead of days: a look, and CI's check that all of it runs."""
-    known = asked or grid()
-    line = known.startups[min(1, len(known.startups) - 1)]
-    return [shortened(_case(known, trace, line, "plant")) for trace in known.quick_traces]
+def quick_cases() -> list[Case]:
+    """A few traces, one start-up, hours instead of days: a look, and a check that all of it runs."""
+    known = grid()
+    return [shortened(case) for case in _cases(known, known.quick)]
+
+
+def _cases(known: Grid, size: Size) -> list[Case]:
+    lines = {line.name: line for line in known.startups}
+    return [_case(known, size, trace, lines[name]) for name in size.startups for trace in size.traces]
 
 
 def shortened(case: Case) -> Case:
@@ -115,21 +129,23 @@ def shortened(case: Case) -> Case:
     )
 
 
-def _case(known: Grid, trace: str, line: Line, engine: Engine) -> Case:
+def _case(known: Grid, size: Size, trace: str, line: Line) -> Case:
     scenario, notes, capacity = sized(known, trace)
+    entered = [p for p in peers(capacity) if policy_name(p) not in size.left_out]
     scenario = replace(
         scenario,
         name=f"{trace}, {line.name}",
+        seeds=size.seeds,
         startup=Startup(profile=line.profile, factor=line.factor),
-        policies=(*(ours(name) for name in known.ours), *peers(scenario, capacity)),
+        policies=(*(ours(name) for name in known.ours), *entered),
     )
-    case = case_of(scenario, targets=known.targets, engine=engine)
+    case = case_of(scenario, targets=size.targets, engine=size.engine, oracle=size.oracle)
     if case.train:
         split = case.test[0].window.start_seconds + case.test[0].score_from_seconds
-        end = min(span_seconds(scenario), split + known.test_days * DAY)
+        end = min(span_seconds(scenario), split + size.test_days * DAY)
         case = replace(
             case,
-            train=(cut(scenario, max(0.0, split - known.train_days * DAY), split),),
+            train=(cut(scenario, max(0.0, split - size.train_days * DAY), split),),
             test=(cut(scenario, split, math.floor(end / DAY) * DAY),),
         )
     return replace(case, notes=(*case.notes, *notes), family=line.name)
@@ -142,11 +158,10 @@ def ours(strategy: str) -> PoolPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What one replica carries within the SLO, and what the peak of the train days needs."""
+    """What one replica carries within the SLO."""
 
     requests_per_second: float
     tokens_per_second: float
-    peak_replicas: float
 
 
 def sized(known: Grid, trace: str) -> tuple[Scenario, tuple[str, ...], Capacity]:
@@ -167,10 +182,9 @@ def sized(known: Grid, trace: str) -> tuple[Scenario, tuple[str, ...], Capacity]
         slo=known.slo,
         interval_seconds=known.interval_seconds,
         limits=Limits(min_replicas=1, max_replicas=known.max_replicas),
-        seeds=known.test_seeds,
     )
     train = recorded.facts.train_days * DAY or recorded.end_seconds
-    mean, peak = _rates(recorded, train, copies)
+    mean = copies * _mean_rate(recorded, train)
     sample = replace(
         scenario,
         traffic=replace(traffic, thin_fraction=min(1.0, _SAMPLE / (mean * train))),
@@ -182,43 +196,33 @@ def sized(known: Grid, trace: str) -> tuple[Scenario, tuple[str, ...], Capacity]
     thin = min(1.0, known.replicas * rate / mean)
     notes = () if thin < 1 else (f"The whole trace needs {mean / rate:.1f} replicas on average.",)
     per_request = float((requests.prompt_tokens + requests.output_tokens).mean())
-    capacity = Capacity(
-        requests_per_second=rate, tokens_per_second=rate * per_request, peak_replicas=thin * peak / rate
-    )
+    capacity = Capacity(requests_per_second=rate, tokens_per_second=rate * per_request)
     # Three digits: what is thinned must not hang on the last bits of a bisection.
     return replace(scenario, traffic=replace(traffic, thin_fraction=float(f"{thin:.3g}"))), notes, capacity
 
 
-def _rates(recorded: Any, train: float, copies: int) -> tuple[float, float]:
-    """(mean, peak) requests/s of the train days; the peak is of the trace's intervals, of minutes where it has requests."""
+def _mean_rate(recorded: Any, train: float) -> float:
+    """Requests/s of the train days."""
     if isinstance(recorded, RateTrace):
-        rates = recorded.requests[recorded.t_seconds < train] / recorded.interval_seconds
-        return copies * float(np.nanmean(rates)), copies * float(np.nanmax(rates))
-    at = recorded.rows.arrival_seconds
-    per_minute = np.bincount((at[at < train] // 60).astype(np.int64)) / 60
-    return copies * float((at < train).sum() / train), copies * float(per_minute.max())
+        return float(np.nanmean(recorded.requests[recorded.t_seconds < train])) / recorded.interval_seconds
+    return float((recorded.rows.arrival_seconds < train).sum() / train)
 
 
-# What shipped configurations differ in, where a law has several that are in use.
-_VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {}
+# What is entered beside the shipped defaults, where an original is used in several ways.
+_VARIANTS: dict[type, tuple[dict[str, Any], ...]] = {
+    DynamoSettings: (
+        {"predictor": "constant"}, {"predictor": "arima"}, {"predictor": "kalman"}, {"mode": "load"}, {"mode": "both"},
+    ),
+    AibrixSettings: ({"algorithm": "apa"}, {"algorithm": "kpa"}),
+}  # fmt: skip
 
 
-def peers(scenario: Scenario, capacity: Capacity) -> tuple[Policy, ...]:
+def peers(capacity: Capacity) -> tuple[Policy, ...]:
     """Every known peer as it is shipped; where an original ships no target, the one stated here."""
-    fixed = StaticSettings(name="static peak", replicas=max(1, math.ceil(capacity.peak_replicas)))
-    shipped: list[Policy] = [
-        fixed,
-        HpaSettings(),
-        # 0.7 of what a replica carries is a target in common use.
-        HpaSettings(signal="tokens_per_second", target=float(f"{0.7 * capacity.tokens_per_second:.4g}")),
-        KpaSettings(),
-    ]
-    known = (PoolPolicy, StaticSettings, HpaSettings, KpaSettings)
-    for law in sorted((c for c in get_args(Policy) if c not in known), key=lambda c: c.__name__):
-        shipped += [law(**variant) for variant in _VARIANTS.get(law.__name__, ({},))]
+    # 0.7 of what a replica carries is a target in common use.
+    tokens = HpaSettings(signal="tokens_per_second", target=float(f"{0.7 * capacity.tokens_per_second:.4g}"))
+    shipped: list[Policy] = [StaticPeakSettings(), HpaSettings(), tokens]
+    known = {PoolPolicy, StaticSettings, *map(type, shipped)}
+    for law in (c for c in get_args(Policy) if c not in known):
+        shipped += [law(**variant) for variant in _VARIANTS.get(law, ({},))]
     return tuple(shipped)
-
-
-def names(cases: Sequence[Case]) -> list[str]:
-    """Names of the cases."""
-    return [case.name for case in cases]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_world import STEP, step
 
 from load_tests import policy_bench_cells, policy_bench_run
 from load_tests.campaign import play, prepare
@@ -17,24 +18,7 @@ from load_tests.policy_bench_cache import Cache
 from load_tests.policy_bench_cells import Cell, CellResult, key, run_cell, scored_spans, source_hash
 from load_tests.policy_bench_run import batches, run_cells
 from load_tests.run import metrics
-from load_tests.scenario import PoolPolicy, Scenario, scenario_from
-
-STEP: dict[str, Any] = {
-    "version": 1,
-    "name": "short step",
-    "traffic": {
-        "kind": "shape",
-        "shape": {"kind": "step", "requests_per_second": 8, "factor": 3, "at_seconds": 120},
-        "lengths": {"kind": "lognormal", "prompt_tokens": 300, "output_tokens": 60},
-    },
-    "window": {"duration_seconds": 400},
-    "startup": {"profile": "warm_node_local"},
-    "limits": {"min_replicas": 1, "max_replicas": 8},
-}
-
-
-def step(**changes: Any) -> Scenario:
-    return scenario_from({**STEP, **changes}, Path())
+from load_tests.scenario import PoolPolicy, scenario_from
 
 
 def numbers(results: list[CellResult]) -> list[tuple[object, ...]]:
