@@ -58,6 +58,7 @@ __all__ = [
     "PeerSettings",
     "RayServeSettings",
     "Recommendation",
+    "SHIPPED",
     "Series",
     "Static",
     "StaticPeakSettings",
@@ -101,6 +102,32 @@ _PEERS: dict[type, Callable[[Any, PeerFacts | None], Peer]] = {
     RayServeSettings: RayServe,
     LcpSettings: Lcp,
 }
+
+
+# As shipped, where an original ships a configuration: what differs is the algorithm, never a tuned number.  HPA on tokens is
+# missing, for its target depends on the model.
+SHIPPED: tuple[PeerSettings, ...] = (
+    StaticPeakSettings(),
+    HpaSettings(),
+    HpaWorkSettings(),
+    KpaSettings(),
+    KedaSloSettings(),
+    KedaTokenSettings(),
+    WvaV1Settings(),
+    WvaV2Settings(),
+    DynamoSettings(predictor="constant"),
+    DynamoSettings(predictor="arima"),
+    DynamoSettings(predictor="kalman"),
+    DynamoSettings(mode="load"),
+    DynamoSettings(mode="load", load_target="throughput"),
+    DynamoSettings(mode="load", load_target="latency"),
+    DynamoSettings(mode="both", predictor="arima"),
+    AibrixSettings(),
+    AibrixSettings(algorithm="kpa"),
+    AhpaSettings(),
+    RayServeSettings(),
+    LcpSettings(),
+)
 
 
 def peer_of(

@@ -312,6 +312,19 @@ def test_the_knob_and_the_traps_are_turned_the_same_way_everywhere(settings: Pee
         build(type(settings), {"kind": settings.kind, "headroom": 0, "replicas": -1})
 
 
+def test_what_is_shipped_has_a_name_of_its_own_and_every_law_is_in_it() -> None:
+    names = [peer_of(settings).name for settings in p.SHIPPED]
+    assert len(set(names)) == len(names)
+    every = {type(s) for s in EVERY} - {p.StaticSettings}
+    assert {type(s) for s in p.SHIPPED} == every
+    assert all(settings == type(settings)(**_algorithm(settings)) for settings in p.SHIPPED)
+
+
+def _algorithm(settings: PeerSettings) -> dict[str, Any]:
+    """What may differ from the defaults."""
+    return {n: getattr(settings, n) for n in ("mode", "predictor", "load_target", "algorithm") if hasattr(settings, n)}
+
+
 def test_those_that_need_facts_say_so() -> None:
     peer = peer_of(p.KedaSloSettings())
     assert peer.name == "keda llm-d slo"
