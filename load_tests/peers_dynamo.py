@@ -18,7 +18,7 @@ from autoscaler.types import Reason
 from load_tests.peers_view import Common, PeerFacts, Recommendation, Traps, View, plain, told
 
 Predictor = Literal["constant", "arima", "kalman", "prophet"]
-_ARIMA_CHOICE_POINTS = 20  # without the trap the order is chosen anew each hour of 180-s points
+_ARIMA_CHOICE_POINTS = 80  # without the trap the order is chosen anew, at the latest after 4 h of 180-s points
 _HABITS_SECONDS = 30.0
 
 
@@ -41,7 +41,7 @@ class DynamoSettings(Common):
     traps: Traps = setting(
         "shipped",
         "shipped: a failed query is no demand, the load rule waits while a replica starts, ARIMA's order comes from the"
-        " first five points; removed: unknown holds, starting replicas count as idle, the order is chosen each hour.",
+        " first five points; removed: unknown holds, starting replicas count as idle, the order is chosen again and again.",
     )
     throughput_interval_seconds: int = setting(180, "Seconds from one forecast to the next.", low=1, high=3600)
     load_interval_seconds: int = setting(5, "Seconds from one turn of the load rule to the next.", low=1, high=3600)

@@ -13,6 +13,7 @@ from autoscaler.laws import dynamo_arima
 from autoscaler.schema import setting
 
 _ARIMA_POINTS = 5
+_CHOICE_POINTS = 160  # an order is chosen from the last so many values
 _FIT_POINTS = 480  # a refit looks at the last so many values: a day of 180 s; a mean is over all of them
 
 
@@ -39,10 +40,10 @@ class KalmanState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArimaState:
-    """Values so far; the order, once chosen, whether in logarithms, and how many values there were then."""
+    """Values so far; the fit when the order was last chosen, whether in logarithms, and how many values there were."""
 
     values: tuple[float, ...] = ()
-    order: dynamo_arima.Order | None = None
+    fit: dynamo_arima.Fit | None = None
     logarithmic: bool = False
     chosen_at: int = 0
 
@@ -90,26 +91,37 @@ def arima_next(state: ArimaState, *, choose_every: int | None = None) -> tuple[f
     """The next value, and the state with the order that was chosen for it.
 
     As shipped (`choose_every` None) the order is chosen once, from the first five values; if it has neither AR nor MA terms,
-    once more in logarithms.  Otherwise it is chosen anew after so many values.
+    once more in logarithms; parameters are fitted anew each time.  Otherwise both are found anew after a quarter more
+    values, and at the latest after `choose_every`.
     """
     values = state.values
     if len(values) < _ARIMA_POINTS:
         return (values[-1] if values else 0.0), state
     if min(values) == max(values):
         return values[0], state
-    if state.order is None or (choose_every is not None and len(values) - state.chosen_at >= choose_every):
+    fit = state.fit
+    if fit is None or (choose_every is not None and len(values) - state.chosen_at >= _patience(state, choose_every)):
         state = _chosen(state)
-    order = state.order
-    assert order is not None
-    recent = values if order.p + order.q + order.d == 0 else values[-_FIT_POINTS:]
+        fit = state.fit
+    assert fit is not None
+    order = fit.order
+    recent = values if order.p + order.q + order.d == 0 and choose_every is None else values[-_FIT_POINTS:]
     series = [math.log1p(v) for v in recent] if state.logarithmic else list(recent)
-    following = dynamo_arima.forecast(series, dynamo_arima.fit(series, order))
+    if choose_every is None:
+        fit = dynamo_arima.fit(series, order)
+    following = dynamo_arima.forecast(series, fit)
     return max(0.0, math.expm1(min(following, 700.0)) if state.logarithmic else following), state
 
 
+def _patience(state: ArimaState, choose_every: int) -> int:
+    return max(1, min(choose_every, state.chosen_at // 4))
+
+
 def _chosen(state: ArimaState) -> ArimaState:
-    recent = state.values[-_FIT_POINTS // 3 :]
-    order, logarithmic = dynamo_arima.choose(recent), False
+    recent, logarithmic = list(state.values[-_CHOICE_POINTS:]), False
+    order = dynamo_arima.choose(recent)
     if order.p == order.q == 0:
-        order, logarithmic = dynamo_arima.choose([math.log1p(v) for v in recent]), True
-    return replace(state, order=order, logarithmic=logarithmic, chosen_at=len(state.values))
+        recent, logarithmic = [math.log1p(v) for v in recent], True
+        order = dynamo_arima.choose(recent)
+    fit = dynamo_arima.fit(recent, order)
+    return replace(state, fit=fit, logarithmic=logarithmic, chosen_at=len(state.values))

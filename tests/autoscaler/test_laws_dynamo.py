@@ -114,12 +114,24 @@ def test_arima_as_shipped_is_the_mean_of_all_it_ever_saw() -> None:
     stuck, _ = predict.arima_next(state)
     assert stuck == pytest.approx(math.prod(v + 1 for v in state.values) ** (1 / 20) - 1)
     assert stuck < 600  # three quarters of what it saw was above 1000
-    anew, _ = predict.arima_next(state, choose_every=10)
+    anew, _ = predict.arima_next(state, choose_every=80)
     assert anew > 900
 
 
 def test_predictions_are_never_negative_and_leave_the_state_alone() -> None:
     state = _fed([500.0, 400.0, 300.0, 200.0, 100.0, 10.0, 1.0, 0.0])
-    value, after = predict.arima_next(state, choose_every=1)
+    value, after = predict.arima_next(state, choose_every=80)
     assert value >= 0
-    assert predict.arima_next(after) == (value, after)
+    assert predict.arima_next(after, choose_every=80) == (value, after)
+
+
+def test_the_order_is_looked_at_again_after_a_quarter_more_values() -> None:
+    state, looks = _fed([100.0, 120.0, 110.0, 90.0, 105.0]), []
+    for i in range(200):
+        before = state.chosen_at
+        _, state = predict.arima_next(state, choose_every=20)
+        if state.chosen_at != before:
+            looks.append(state.chosen_at)
+        state = predict.arima_add(state, 100.0 + 17 * (i % 5) + 3 * (i % 7))
+    assert looks[:9] == [5, 6, 7, 8, 10, 12, 15, 18, 22]
+    assert looks[-1] - looks[-2] == 20
