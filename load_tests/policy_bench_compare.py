@@ -81,6 +81,26 @@ class Comparison:
     oracle_seed_gpu_hours: float | None = None
 
     @property
+    def cheapest_at_target(self) -> Line | None:
+        """The peer that in hindsight costs least at the target."""
+        known = [line for line in self.lines if line.target_gpu_hours is not None]
+        return min(known, key=lambda line: line.target_gpu_hours or 0.0) if known else None
+
+    @property
+    def over_cheapest(self) -> float | None:
+        """Our cost over that peer's, where we attain the target: what is paid for the promise, whatever more we attain.
+
+        Not at equal attainment, and against us: a policy that attains more than it was asked for pays for that here.  None
+        where we miss the target by more than a tenth of what may be violated.
+        """
+        least = self.cheapest_at_target
+        if self.ours is None or least is None or least.target_gpu_hours is None:
+            return None
+        if self.ours.attainment_fraction < self.target - EQUAL * (1 - self.target):
+            return None
+        return self.ours.gpu_hours / least.target_gpu_hours
+
+    @property
     def over_oracle(self) -> float | None:
         """Our cost over the clairvoyant's under the seed that it was searched under, each at the attainment it reached."""
         if self.oracle is None or self.oracle_seed_gpu_hours is None:

@@ -6,11 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from load_tests.campaign import policy_name
-from load_tests.peers import LcpSettings, StaticSettings, with_headroom, without_traps
+from load_tests.peers import (
+    AibrixSettings,
+    HpaSettings,
+    KedaTokenSettings,
+    KpaSettings,
+    LcpSettings,
+    RayServeSettings,
+    StaticSettings,
+    WvaV1Settings,
+    WvaV2Settings,
+    with_headroom,
+    without_traps,
+)
 from load_tests.scenario import Policy, PoolPolicy
 
 # Knobs: so many values, geometric, around the shipped 1; above 1 is more replicas.
 KNOBS, LOWEST, HIGHEST = 16, 0.25, 4.0
+# Targets in requests or in shares of the KV cache say little of the SLO: short answers need a fraction of what is shipped.
+_LOADS = (KpaSettings, AibrixSettings, KedaTokenSettings, WvaV1Settings, WvaV2Settings, RayServeSettings)
+_LOWEST_LOAD, _HIGHEST_LOAD = 0.25, 32.0
 # Where the knob is a price, of which replicas are about the logarithm, the range is wider.
 _PRICES = (LcpSettings,)
 _LOWEST_PRICE, _HIGHEST_PRICE = 0.01, 1000.0
@@ -39,9 +54,15 @@ def contender(settings: Policy, *, knobs: int = KNOBS) -> Contender:
     name = policy_name(settings)
     if isinstance(settings, PoolPolicy):
         return Contender(name=name, settings=settings, knobs=())
-    price = isinstance(settings, _PRICES)
-    low, high = (_LOWEST_PRICE, _HIGHEST_PRICE) if price else (LOWEST, HIGHEST)
+    low, high = _range(settings)
     return Contender(name=name, settings=settings, knobs=geometric(low, high, knobs))
+
+
+def _range(settings: Policy) -> tuple[float, float]:
+    if isinstance(settings, _PRICES):
+        return _LOWEST_PRICE, _HIGHEST_PRICE
+    load = isinstance(settings, HpaSettings) and settings.signal in ("running_and_waiting_requests", "waiting_requests")
+    return (_LOWEST_LOAD, _HIGHEST_LOAD) if load or isinstance(settings, _LOADS) else (LOWEST, HIGHEST)
 
 
 def contenders(policies: Sequence[Policy], *, knobs: int = KNOBS) -> tuple[Contender, ...]:

@@ -30,7 +30,7 @@ from load_tests.traffic_settings import LognormalLengths, TraceLengths, TraceTra
 # Requests that a replica's capacity is measured on, for sizing.
 _SAMPLE = 30_000
 # Shortened comparisons see so much of each part.
-_QUICK_SECONDS = 8 * 3600.0
+_QUICK_SECONDS = 4 * 3600.0
 _QUICK_KNOBS = 8
 
 

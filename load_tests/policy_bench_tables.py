@@ -25,6 +25,13 @@ KEY = (
 )
 
 
+GLANCE_KEY = (
+    "! a claim: the 95 % interval excludes 1, corrected over traces. never: no knob attains as much as we did. all more: even"
+    " the cheapest knob attains more. * our cost over that of the cheapest peer in hindsight at just the target: not at equal"
+    " attainment, since we may attain more; empty where we missed the target."
+)
+
+
 def print_comparisons(comparisons: Sequence[Comparison], console: Console | None = None) -> None:
     """One table per case and target, then all ratios at a glance."""
     from rich.console import Console
@@ -42,8 +49,12 @@ def print_comparisons(comparisons: Sequence[Comparison], console: Console | None
     if len(comparisons) > 1:
         page.print()
         page.print("ours/peer in hindsight, at equal attainment", highlight=False, markup=False)
+        for i, comparison in enumerate(comparisons):
+            asked = f"[{i + 1}] {comparison.case.name}, asked for {attainment_text(comparison.target)}"
+            page.print(asked, style="dim", highlight=False, markup=False)
         page.print()
         page.print(_glance(comparisons), highlight=False)
+        page.print(GLANCE_KEY, style="dim", highlight=False, markup=False)
 
 
 def heading(comparison: Comparison) -> str:
@@ -58,6 +69,12 @@ def heading(comparison: Comparison) -> str:
         f"{asked}: {name} {hours(ours.gpu_hours)} GPU-hours at {attainment_text(ours.attainment_fraction)} ({seeds};"
         f" compared at {attainment_text(comparison.place)})"
     )
+    least, paid = comparison.cheapest_at_target, comparison.over_cheapest
+    if least is not None and paid is not None:
+        told += (
+            f"; for the promise {paid:.2f} times the {hours(least.target_gpu_hours or 0.0)} of the cheapest peer in hindsight"
+            f" ({least.contender}, at just {attainment_text(comparison.target)})"
+        )
     over = comparison.over_oracle
     if over is not None and comparison.oracle is not None:
         told += f"; {over:.2f} times the clairvoyant's {hours(comparison.oracle.gpu_hours)}"
@@ -143,25 +160,24 @@ def hours(value: float) -> str:
 
 
 def _glance(comparisons: Sequence[Comparison]) -> Table:
+    """A row per contender, a numbered column per case and target."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column("case")
-    table.add_column("asked", justify="right")
-    table.add_column("attained", justify="right")
-    names = list(dict.fromkeys(line.contender for c in comparisons for line in c.lines))
-    for name in names:
-        table.add_column(name, justify="right")
-    for comparison in comparisons:
-        rows = {line.contender: line for line in comparison.lines}
-        ours = comparison.ours
-        table.add_row(
-            comparison.case.name,
-            attainment_text(comparison.target),
-            "" if ours is None else attainment_text(ours.attainment_fraction),
-            *(_short(rows.get(name)) for name in names),
-        )
+    table.add_column("")
+    for i in range(len(comparisons)):
+        table.add_column(f"[{i + 1}]".replace("[", "\\["), justify="right", no_wrap=True)
+
+    def row(name: str, cells: Sequence[str]) -> None:
+        table.add_row(name, *cells)
+
+    row("ours attained", [attainment_text(c.ours.attainment_fraction) if c.ours else "" for c in comparisons])
+    row("over clairvoyant", ["" if c.over_oracle is None else f"{c.over_oracle:.2f}" for c in comparisons])
+    row("for the promise *", ["" if c.over_cheapest is None else f"{c.over_cheapest:.2f}" for c in comparisons])
+    for name in dict.fromkeys(line.contender for c in comparisons for line in c.lines):
+        rows = [next((line for line in c.lines if line.contender == name), None) for c in comparisons]
+        row(name, [_short(line) for line in rows])
     return table
 
 
@@ -170,7 +186,7 @@ def _short(line: Line | None) -> str:
         return ""
     if line.ratio.value is None:
         return {"above": "never", "below": "all more"}.get(line.ratio.missed or "", "")
-    return f"{line.ratio.value:.2f}{'*' if line.claim in ('cheaper', 'dearer') else ''}"
+    return f"{line.ratio.value:.2f}{'!' if line.claim in ('cheaper', 'dearer') else ''}"
 
 
 def to_json(comparisons: Sequence[Comparison], found: Sequence[Results]) -> dict[str, Any]:
@@ -231,5 +247,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "ours": None if comparison.ours is None else asdict(comparison.ours),
         "oracle": None if comparison.oracle is None else asdict(comparison.oracle),
         "over_oracle": comparison.over_oracle,
+        "over_cheapest": comparison.over_cheapest,
+        "cheapest_at_target": comparison.cheapest_at_target.contender if comparison.cheapest_at_target else None,
         "lines": [asdict(line) for line in comparison.lines],
     }
