@@ -61,7 +61,7 @@ class Setup:
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
     """Readings of one timeline row, summed over the pools."""
 
     at: float
@@ -74,12 +74,15 @@ class _Row:
 
 
 class Simulation:
-    """One setup under one set of contestants, one per pool."""
+    """One setup under one set of contestants, one per pool; `fleet` is the plant unless something else stands for it."""
 
-    def __init__(self, setup: Setup, contestants: Sequence[Contestant]) -> None:
+    def __init__(self, setup: Setup, contestants: Sequence[Contestant], *, fleet: Fleet | None = None) -> None:
         self.setup = setup
         self.contestants = tuple(contestants)
-        self.fleet = Fleet(setup.pools, setup.requests, seed=setup.seed, every_step=setup.every_step)
+        plant = (
+            Fleet(setup.pools, setup.requests, seed=setup.seed, every_step=setup.every_step) if fleet is None else fleet
+        )
+        self.fleet = plant
 
         def births(pool: str) -> Births:
             return Births(setup.startup, pool, setup.seed, setup.startup_factor, setup.failure_fraction)
@@ -101,7 +104,7 @@ class Simulation:
         )
         self.faults = FaultPlan(setup.faults, setup.gaps)
         self.events: list[Event] = []
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._bands: list[tuple[float, float, float, float]] = []
         for i, (contestant, life) in enumerate(zip(self.contestants, self.lives, strict=True)):
             contestant.begin(self.fleet, i, life, setup.origin_at_seconds)
@@ -168,9 +171,9 @@ class Simulation:
             )
             life.scale(at, answer.replicas)
 
-    def _row(self, at: float) -> _Row:
+    def _row(self, at: float) -> Row:
         gauges = [self.fleet.gauges(i) for i in range(len(self.lives))]
-        return _Row(
+        return Row(
             at=at,
             desired=sum(life.desired for life in self.lives),
             ready=sum(len(life.serving) for life in self.lives),
