@@ -60,10 +60,17 @@ def _validate(quick: bool) -> Iterable[BenchRow]:
     return rows(quick)
 
 
+def _fluid(quick: bool) -> Iterable[BenchRow]:
+    from load_tests.fluid_check import rows
+
+    return rows(quick)
+
+
 BENCHES: dict[str, tuple[Bench, str]] = {
     "sim": (_sim, "how fast the simulator is, against itself stepping every engine step"),
     "step": (_step, "what one decision costs in time and memory"),
     "validate": (_validate, "how close the simulated replica is to queueing theory and to measured vLLM runs"),
+    "fluid": (_fluid, "how close the fluid twin is to the simulated fleet, in cost and attainment"),
 }
 
 

@@ -41,6 +41,7 @@ _HISTOGRAMS = (
     ("step_tokens", state.STEP_AT, state.STEP_BOUNDS, kernel.STEP_SUM),
 )
 _NO_TENANT = np.zeros(0, dtype=np.int64)
+_NOBODY = np.zeros(0)
 
 
 def check_fluid(setup: Setup) -> None:
@@ -147,21 +148,19 @@ class FluidFleet:
         queued = 0.0 if held else (now[kernel.QUEUED] + now[kernel.QUEUEING]) / ready
         tokens = 0.0 if held else now[kernel.QUEUED_TOKENS] / ready
         block = self._flow.law[kernel.KV_BLOCK]
-        drained = np.full(leaving, running)
-
-        def column(value: float) -> Any:
-            return np.full(ready, value)
-
+        columns = np.empty((5, ready))
+        columns.T[:] = (running + begun, queued, context + running * (block - 1) / 2, tokens, running + begun + queued)
+        drained = np.full(leaving, running) if leaving else _NOBODY
         return Gauges(
             ids=np.fromiter(self._ready, dtype=np.int64, count=ready),
-            running=column(running + begun),
-            waiting=column(queued),
-            kv_tokens=column(context + running * (block - 1) / 2),
-            waiting_prompt_tokens=column(tokens),
-            outstanding=column(running + begun + queued),
+            running=cast(Ints, columns[0]),
+            waiting=cast(Ints, columns[1]),
+            kv_tokens=cast(Ints, columns[2]),
+            waiting_prompt_tokens=cast(Ints, columns[3]),
+            outstanding=cast(Ints, columns[4]),
             held_requests=round(now[kernel.QUEUED]) if held else 0,
             held_prompt_tokens=round(now[kernel.QUEUED_TOKENS]) if held else 0,
-            draining_ids=np.array([x.replica for x in self._leaving], dtype=np.int64),
+            draining_ids=np.array([x.replica for x in self._leaving], dtype=np.int64) if leaving else _NO_TENANT,
             draining_running=cast(Ints, drained),
             draining_outstanding=cast(Ints, drained),
         )
