@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from autoscaler.errors import ConfigError
+from load_tests import draws
 from load_tests import fluid_kernel as kernel
 from load_tests import kernel_state as state
 from load_tests.contestants import Contestant
@@ -70,6 +71,7 @@ class FluidFleet:
         check_fluid(setup)
         self._cohorts = cohorts_of(setup)
         self._flow = _flow(self._cohorts, setup, observed)
+        self._noise = np.uint64(draws.key(setup.seed, "fluid gauges"))
         self._ready: dict[int, None] = {}
         self._leaving: list[_Leaving] = []
         self._gone: dict[int, float] = {}
@@ -142,7 +144,7 @@ class FluidFleet:
         ready, leaving = len(self._ready), len(self._leaving)
         held = ready == 0
         each = max(1e-9, now[kernel.READY] + now[kernel.LEAVING])
-        running = now[kernel.MEAN_RUNNING] / each
+        running = self._at_an_instant(now) / each
         context = running * kernel.context(self._flow) / max(1e-9, now[kernel.RUNNING])
         begun = now[kernel.PREFILLING] / max(1, ready)
         queued = 0.0 if held else (now[kernel.QUEUED] + now[kernel.QUEUEING]) / ready
@@ -164,6 +166,21 @@ class FluidFleet:
             draining_running=cast(Ints, drained),
             draining_outstanding=cast(Ints, drained),
         )
+
+    def _at_an_instant(self, now: list[float]) -> float:
+        """Decoding requests now: the last second's mean, and the scatter that the mean has lost.
+
+        Of requests that come at random and stay d seconds, the mean over T seconds has the share 1 - T / 3 d of an
+        instant's variance where d >= T, else (d / T)(1 - d / 3 T).
+        """
+        mean = now[kernel.MEAN_RUNNING]
+        rate = now[kernel.COUNT_RATE] * now[kernel.READY] / max(1e-9, now[kernel.FACTOR])
+        if mean <= 0.0 or rate <= 0.0:
+            return mean
+        stay = mean / rate / BIN_SECONDS
+        kept = 1.0 - 1.0 / (3.0 * stay) if stay >= 1.0 else stay * (1.0 - stay / 3.0)
+        drawn = float(draws.normal_at(self._noise, int(self._now)))
+        return max(0.0, mean + math.sqrt(mean * (1.0 - kept)) * drawn)
 
     def totals(self) -> tuple[float, float]:
         """(running, waiting) requests of the pool."""
@@ -249,6 +266,7 @@ def _flow(cohorts: Cohorts, setup: Setup, observed: bool) -> Flow:
         shares=cohorts.shares,
         outputs=cohorts.outputs,
         begun_clock=np.zeros(bins),
+        pending=np.zeros(bins),
         begun_seconds=np.zeros(bins),
         late=np.zeros(bins),
         weight=np.ones(bins),

@@ -63,10 +63,10 @@ COUNTS = 17
 
 _SMOOTH_SECONDS = 5.0
 # How fast routing to the least loaded stops sparing what decodes as more runs; measured in the plant on synthetic mixes.
-_AVOIDED, _AVOIDED_ALONE = 0.75, 0.9
+_AVOIDED, _AVOIDED_ALONE = 0.75, 2.8
 # Variance of what prompts add, over that of a compound Poisson process: by their lengths (long prompts keep others away from
 # their replica), and by their number.
-_TAMED, _TAMED_COUNT = 0.35, 0.6
+_TAMED, _TAMED_COUNT = 0.42, 1.0
 
 
 class Flow(NamedTuple):
@@ -83,6 +83,7 @@ class Flow(NamedTuple):
     shares: Floats  # (bin, class): requests by output length
     outputs: Floats  # mean output tokens of each class
     begun_clock: Floats  # V0
+    pending: Floats  # seconds into the running bin at which it began, until the bin's clock is known
     begun_seconds: Floats  # mean instant of the first token
     late: Floats  # share of the cohort whose first token was late
     weight: Floats  # share of the cohort that was not lost with a replica
@@ -147,11 +148,12 @@ def begin(f: Any, i: int, part: float, instant: float, wait: float, own: float) 
     late = late_share(f, wait, own)
     f.late[i] += part * late
     ahead = instant - n[AT]
-    f.begun_clock[i] += part * (n[CLOCK] + ahead / n[STEP_SECONDS])
+    f.begun_clock[i] += part * n[CLOCK]
+    f.pending[i] += part * ahead
     f.begun_seconds[i] += part * instant
     n[RUNNING] += requests
     n[MOMENT] += requests * (f.law[BIN] - ahead)
-    n[BEGUN] += requests * (n[CLOCK] + ahead / n[STEP_SECONDS])
+    n[BEGUN] += requests * n[CLOCK]
     n[CONTEXT] += f.prompt_tokens[i] * part * f.weight[i]
     n[QUEUED] = max(0.0, n[QUEUED] - requests)
     n[QUEUED_TOKENS] = max(0.0, n[QUEUED_TOKENS] - f.fresh_tokens[i] * part * f.weight[i])
@@ -239,9 +241,12 @@ def end(f: Any, i: int, j: int, last: float, step: float, until: float) -> None:
         # What others' prompts add to its decoding: how many come meanwhile, and how long each is.
         idle = max(0.02, 1.0 - n[SEEN_RATE])
         added = spent * n[SEEN_RATE]
-        uneven = n[UNEVEN] + (1.0 - n[UNEVEN]) * math.exp(-min(50.0, 3.0 * n[COUNT_RATE] * spent))
+        # What the arrivals of the whole pool scatter from bin to bin is in the flow already.
+        own = (1.0 - math.exp(-spent / law[BIN])) / max(1.0, n[READY])
+        uneven = max(0.0, n[UNEVEN] - own)
+        uneven += (1.0 - own - uneven) * math.exp(-min(50.0, 3.0 * n[COUNT_RATE] * spent))
         alike = n[RAW_RATE] * n[RAW_RATE] / max(1e-9, n[COUNT_RATE])
-        per_second = _TAMED * max(0.0, n[SQUARE_RATE] - alike) + _TAMED_COUNT * uneven * alike
+        per_second = _TAMED * (1.0 - own) * max(0.0, n[SQUARE_RATE] - alike) + _TAMED_COUNT * uneven * alike
         variance = per_second * spent / (idle * idle)
         slow = above(added, variance, gaps * law[ITL_LIMIT] - (spent - added))
     f.violated[i] += requests * (1.0 - (1.0 - f.late[i]) * (1.0 - slow))
@@ -267,9 +272,7 @@ def finish(f: Any, step: float, until: float) -> None:
     """End the shares whose last token the clock has passed."""
     clock = f.now[CLOCK]
     for j in range(f.outputs.size):
-        # When its first token is out nobody's prompt is before it: it meets fewer than a passer-by would.
         gaps = f.outputs[j] - 1.0
-        gaps -= min(f.now[BEHIND] / step, f.now[SEEN_RATE] * gaps)
         i = f.ends[0, j]
         while i < f.at[HEAD]:
             if f.arrivals[i] > 0.0 and (f.done[i] >> j) & 1 == 0:
@@ -368,6 +371,17 @@ def observe(
 
 
 @compiled
+def place(f: Any, first: int, last: int, steps_per_second: float) -> None:
+    """Say at which step cohorts [first, last] began, now that the pace of the bin is known."""
+    for i in range(first, min(last + 1, f.at[ARRIVED])):
+        if f.pending[i] != 0.0:
+            later = f.pending[i] * steps_per_second
+            f.begun_clock[i] += later
+            f.now[BEGUN] += later * f.arrivals[i] * f.weight[i]
+            f.pending[i] = 0.0
+
+
+@compiled
 def one_bin(f: Any) -> None:
     """The next bin: arrivals, prefill, decoding, ends."""
     n, law, at = f.now, f.law, f.at
@@ -395,7 +409,7 @@ def one_bin(f: Any) -> None:
     spread = n[SQUARE_RATE] - (1.0 - n[UNEVEN]) * n[RAW_RATE] * n[RAW_RATE] / max(1e-9, n[COUNT_RATE])
     n[BEHIND] = 0.5 * max(0.0, spread) / max(0.05, 1.0 - n[WORK_RATE])
     n[PREFILLING], n[QUEUEING] = 0.0, 0.0
-    spent, mixed = 0.0, 0.0
+    spent, mixed, first, fresh = 0.0, 0.0, at[HEAD], at[FRESH]
     if n[READY] > 0.0 and at[HEAD] < at[ARRIVED]:
         room = n[READY] * law[SEATS] - n[RUNNING] * n[READY] / replicas
         per_prompt = max(1.0, n[QUEUED_TOKENS] / max(1e-9, n[QUEUED]) + law[KV_BLOCK])
@@ -408,6 +422,9 @@ def one_bin(f: Any) -> None:
     met = 1.0
     if law[CHOICES] > 0.0 and n[READY] > 1.0:
         met -= math.exp(-(_AVOIDED + _AVOIDED_ALONE / n[READY]) * n[MEAN_RUNNING] / replicas)
+    if i < f.arrivals.size:
+        # Nobody's own prompt is in its way.
+        met *= 1.0 - 1.0 / max(1.0, f.arrivals[i] + n[MEAN_RUNNING])
     steps = max(0.0, size - work * met) / step
     decay = math.exp(-size / _SMOOTH_SECONDS)
     n[WORK_RATE] = decay * n[WORK_RATE] + (1.0 - decay) * min(1.0, work / size)
@@ -419,6 +436,9 @@ def one_bin(f: Any) -> None:
         n[COUNT_RATE] = decay * n[COUNT_RATE] + (1.0 - decay) * f.arrivals[i] * n[FACTOR] / each
     n[AT] += size
     if n[RUNNING] > 0.0:
+        place(f, first, at[HEAD], steps / size)
+        if fresh > first or at[FRESH] > at[HEAD]:
+            place(f, fresh, at[FRESH], steps / size)
         n[CLOCK] += steps
         n[STEP_SECONDS] = size / max(1e-9, steps)
         observe(f, replicas, seen, step, steps, mixed, work, f.counts[COMPUTED] - computed)
