@@ -66,11 +66,18 @@ def _fluid(quick: bool) -> Iterable[BenchRow]:
     return rows(quick)
 
 
+def _drills(quick: bool) -> Iterable[BenchRow]:
+    from load_tests.drills import rows
+
+    return rows(quick)
+
+
 BENCHES: dict[str, tuple[Bench, str]] = {
     "sim": (_sim, "how fast the simulator is, against itself stepping every engine step"),
     "step": (_step, "what one decision costs in time and memory"),
     "validate": (_validate, "how close the simulated replica is to queueing theory and to measured vLLM runs"),
     "fluid": (_fluid, "how close the fluid twin is to the simulated fleet, in cost and attainment"),
+    "drills": (_drills, "what each policy does when something goes wrong at a rising load"),
 }
 
 

@@ -109,6 +109,10 @@ class PoolContestant:
             self._log.append(step, self.pool.memory)
         return Answer(decision.replicas, decision.reasons, _band(step))
 
+    def take_over(self, other: PoolContestant) -> None:
+        """Scrape on from the counters that `other` saw last."""
+        self._scraper = other._scraper
+
     def end(self) -> None:
         """Close the log."""
         if self._log is not None:
