@@ -62,7 +62,8 @@ PLACES = 4
 COUNTS = 17
 
 _SMOOTH_SECONDS = 5.0
-# How fast routing to the least loaded stops sparing what decodes as more runs; measured in the plant on synthetic mixes.
+# Fitted by hand to the plant: on synthetic mixes of Poisson arrivals, and on one train day each of rate_servegen_mmid_c66 and
+# rate_servegen_msmall_c31.  How fast routing to the least loaded stops sparing what decodes as more runs:
 _AVOIDED, _AVOIDED_ALONE = 0.75, 2.8
 # Variance of what prompts add, over that of a compound Poisson process: by their lengths (long prompts keep others away from
 # their replica), and by their number.
