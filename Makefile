@@ -20,7 +20,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "slow" --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) -m "slow and not browser" --dist worksteal
 
 test-browser: $(VENV)/.dev
 	$(BIN)/pip install -q -e '.[browser]'
