@@ -64,7 +64,7 @@ class Forecaster(Protocol):
     def forecast(
         self, history: Any, beliefs: Any, at_seconds: int, windows: Sequence[tuple[int, int]]
     ) -> Forecast | None:
-        """Quantiles of the maximum work in each (start, end) window ahead; None while history is too short."""
+        """Quantiles of the maximum work in each (start, end) window ahead; None, or ForecastError, if it cannot tell."""
 
     def refit(self, history: Any, beliefs: Any) -> Any:
         """Better beliefs, slowly (periods, profiles)."""

@@ -180,6 +180,12 @@ class ReplicaSettings:
     )
     mean_prompt_tokens: float = setting(1000.0, "Prompt length assumed until measured, in tokens.", above=0)
     mean_output_tokens: float = setting(200.0, "Output length assumed until measured, in tokens.", above=0)
+    feasible_requests_per_second: float | None = setting(
+        None,
+        "Requests/s that one replica carries within the SLO, as your load test of the mean lengths above measured it;"
+        " None works it out from the profile, with caution.",
+        above=0,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

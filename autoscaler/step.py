@@ -6,17 +6,18 @@ policies recommend, the largest wins, and limits say how fast we may get there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from autoscaler import limits as bound
-from autoscaler.errors import ConfigError
+from autoscaler.errors import ConfigError, ForecastError
 from autoscaler.facts import Facts, work_of
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.settings import PoolSettings
-from autoscaler.types import Beliefs, Capacity, Decision, Memory, Observation, Reason, State, Step
+from autoscaler.types import Beliefs, Capacity, Decision, Forecast, Memory, Observation, Reason, State, Step
 
 # Half-life, in seconds, of the mean lengths of prompts and answers.
 LENGTHS_HALF_LIFE_SECONDS = 1800.0
@@ -137,13 +138,23 @@ class Autoscaler:
             recent=learned.recent,
             state=state,
             current=current,
-            forecast=self.forecaster.forecast(
-                history, memory.beliefs.forecast, at, forecast_windows(self.settings, capacity)
-            ),
+            forecast=self._forecast(memory, history, capacity, at),
             capacity=capacity,
             unknown=missing,
         )
         return learned, facts, work
+
+    def _forecast(self, memory: Memory, history: object, capacity: Capacity, at: int) -> Forecast | None:
+        """What is coming; None where the forecaster says that it cannot tell, or tells what is no number."""
+        try:
+            forecast = self.forecaster.forecast(
+                history, memory.beliefs.forecast, at, forecast_windows(self.settings, capacity)
+            )
+        except ForecastError:  # reactive policies still speak
+            return None
+        if forecast is None or not all(map(math.isfinite, (v for row in forecast.values for v in row))):
+            return None
+        return forecast
 
     @staticmethod
     def _recommend(policy: Policy, facts: Facts) -> Reason | None:

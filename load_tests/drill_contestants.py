@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from autoscaler.embed import Pool, autoscaler_for, windows_for
+from autoscaler.errors import ForecastError
 from autoscaler.types import Forecast
 from forecast.seasonal import Seasonal
 from load_tests.campaign import Prepared
@@ -77,7 +78,7 @@ class Broken:
     ) -> Forecast | None:
         """The real forecast, spoilt."""
         if self._fault == "raises":
-            raise RuntimeError("the forecaster is dead")
+            raise ForecastError("the forecaster is dead")
         told = self._real.forecast(history, beliefs, at_seconds, windows)
         if told is None:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from autoscaler.settings import ReplicaSettings, Slo, StartupSettings
@@ -62,7 +62,7 @@ class PriorCapacity:
 
     The weights are those of the profile's linear law.  The feasible load is the least over the linear and the roofline law
     of what meets the SLO at the share of requests that it names, times a margin.  It holds settings only and learns
-    nothing: `refit` returns the beliefs as they are.
+    nothing: `refit` returns the beliefs as they are.  A load test's rate in the settings replaces the closed forms.
     """
 
     beliefs_type: type = CapacityBeliefs
@@ -86,11 +86,23 @@ class PriorCapacity:
         mean_output_tokens: float | None,
         replicas: int,
     ) -> Capacity:
-        """The Capacity at the present mix of lengths (the settings' where not measured); known sizes are always `SIZES`."""
+        """The Capacity at the present mix of lengths, or at the settings' where nothing was measured.
+
+        Known sizes are `SIZES`, or 1 after a load test.
+        """
         s = self.settings
         prompt = _rounded(s.mean_prompt_tokens if mean_prompt_tokens is None else mean_prompt_tokens)
         output = _rounded(s.mean_output_tokens if mean_output_tokens is None else mean_output_tokens)
-        return _capacity(self.replica, self.slo, self.startup, self.source, prompt, output)
+        known = _capacity(self.replica, self.slo, self.startup, self.source, prompt, output)
+        if s.feasible_requests_per_second is None:
+            return known
+        tested = (
+            known.seconds_per_request
+            + known.seconds_per_prompt_token * s.mean_prompt_tokens
+            + known.seconds_per_output_token * s.mean_output_tokens
+        )
+        load = significant(s.feasible_requests_per_second * tested)
+        return replace(known, feasible_load=((1, load),), source="load test")
 
     def refit(self, beliefs: CapacityBeliefs, observations: Sequence[Observation]) -> CapacityBeliefs:
         """The same beliefs: this model does not learn."""

@@ -202,3 +202,31 @@ def test_a_custom_policy_is_one_method() -> None:
     decision = pool.step(observation("p", 10))
     assert decision.replicas == 7
     assert decision.reasons[0].rule == "policy:Seven"
+
+
+def test_a_dead_or_mad_forecaster_leaves_the_reactive_decision() -> None:
+    import math
+
+    from autoscaler.embed import Pool
+    from autoscaler.errors import ForecastError
+    from autoscaler.testing import NoForecast
+    from autoscaler.types import Forecast
+
+    class Dead(NoForecast):
+        def forecast(self, *asked: object) -> Forecast | None:
+            raise ForecastError("the forecaster is dead")
+
+    class Mad(NoForecast):
+        def forecast(self, *asked: object) -> Forecast | None:
+            row = (math.nan,) * 7
+            return Forecast(
+                at_seconds=10, levels=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99), windows=((60, 120),), values=(row,)
+            )
+
+    for forecaster in (Dead(), Mad()):
+        pool = Pool.from_config(
+            {"name": "p", "strategy": "predictive"}, forecaster=forecaster, capacity_model=FixedCapacity()
+        )
+        assert pool.step(observation("p", 10, requests_per_second=32)).replicas == 4
+        assert pool.last_step is not None
+        assert pool.last_step.forecast is None

@@ -151,3 +151,21 @@ def test_more_replicas_never_break_it_more_often():
     shares = [violations(law, CHAT, ENGINE, (1.0, 0.05), 19.0, n) for n in (1, 2, 4, 16, 64)]
     assert all(b <= a + 1e-9 for a, b in pairwise(shares))
     assert shares[-1] < 0.5 * shares[0]
+
+
+def test_a_load_test_replaces_the_closed_forms() -> None:
+    """The rate that was measured is carried, at the lengths of the test, by pools of every size."""
+    settings = ReplicaSettings(
+        profile="llama-3.1-70b_bf16_a100_tp4",
+        mean_prompt_tokens=800.0,
+        mean_output_tokens=14.0,
+        feasible_requests_per_second=3.3,
+    )
+    model = PriorCapacity(settings, StartupSettings(), Slo())
+    capacity = model.capacity(model.start(), 800.0, 14.0, 10)
+    per_request = 800.0 * capacity.seconds_per_prompt_token + 14.0 * capacity.seconds_per_output_token
+    assert capacity.source == "load test"
+    assert capacity.feasible(1) == capacity.feasible(50)
+    assert capacity.feasible(1) / per_request == pytest.approx(3.3, rel=1e-4)
+    longer = model.capacity(model.start(), 1600.0, 14.0, 10)
+    assert longer.feasible(1) == capacity.feasible(1)  # the same work, of fewer longer requests
