@@ -96,10 +96,12 @@ class PriorCapacity:
         known = _capacity(self.replica, self.slo, self.startup, self.source, prompt, output)
         if s.feasible_requests_per_second is None:
             return known
+        mix = _rounded(s.mean_prompt_tokens), _rounded(s.mean_output_tokens)
+        then = _capacity(self.replica, self.slo, self.startup, self.source, *mix)
         tested = (
-            known.seconds_per_request
-            + known.seconds_per_prompt_token * s.mean_prompt_tokens
-            + known.seconds_per_output_token * s.mean_output_tokens
+            then.seconds_per_request
+            + then.seconds_per_prompt_token * s.mean_prompt_tokens
+            + then.seconds_per_output_token * s.mean_output_tokens
         )
         load = significant(s.feasible_requests_per_second * tested)
         return replace(known, feasible_load=((1, load),), source="load test")
