@@ -12,6 +12,7 @@ from autoscaler.embed import Pool
 from autoscaler.log import StepLog
 from autoscaler.main import main
 from autoscaler.testing import observation
+from load_tests.bench import BENCHES
 
 SCENARIO = """
 version: 1
@@ -196,7 +197,7 @@ def test_schema_prints_a_json_schema(kind: str, capsys: pytest.CaptureFixture[st
 
 def test_bench_lists_what_it_can_measure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["sim", "step", "validate"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*BENCHES, "policy"]
 
 
 def test_bench_rows_have_the_promised_form(capsys: pytest.CaptureFixture[str]) -> None:

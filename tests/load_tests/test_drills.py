@@ -9,6 +9,7 @@ import pytest
 from small_world import ours, setup, theirs
 
 from autoscaler.embed import Pool
+from autoscaler.errors import ForecastError
 from load_tests import drills
 from load_tests.bench import BENCHES
 from load_tests.campaign import contestants_of
@@ -153,7 +154,7 @@ def test_a_broken_forecaster_spoils_forecasts_only(hall):
     assert told is not None
     assert spoilt is not None
     np.testing.assert_allclose(spoilt.values, 10 * np.array(told.values))
-    with pytest.raises(RuntimeError, match="dead"):
+    with pytest.raises(ForecastError, match="dead"):
         Broken(real, "raises").forecast(history, beliefs, at, windows)
 
 
