@@ -12,10 +12,11 @@ from pathlib import Path
 from autoscaler.errors import ConfigError
 from load_tests.campaign import check_place, progress_bar
 from load_tests.policy_bench_cache import Cache, default_directory
-from load_tests.policy_bench_cases import Case, asked, case_of
-from load_tests.policy_bench_cells import Engine
+from load_tests.policy_bench_cases import Asked, Case, asked, case_of, knobbed
+from load_tests.policy_bench_cells import CellResult, Engine
 from load_tests.policy_bench_compare import Comparison, Results, compare, corrected, gather
 from load_tests.policy_bench_run import Backend, Progress, run_cells
+from load_tests.policy_bench_search import first_knobs, more_knobs
 from load_tests.policy_bench_tables import print_comparisons, to_json
 from load_tests.scenario import Scenario, load_scenario
 
@@ -29,14 +30,28 @@ def run_cases(
     progress: Progress | None = None,
 ) -> tuple[list[Comparison], list[Results]]:
     """Run what the cases need and compare.  Same cases, same digits: whatever the backend, the jobs and the cache."""
-    wanted = [list(asked(case)) for case in cases]
-    flat = [one for some in wanted for one in some]
-    results = run_cells([one.cell for one in flat], cache=cache, backend=backend, jobs=jobs, progress=progress)
-    found, at = [], 0
-    for case, some in zip(cases, wanted, strict=True):
-        found.append(gather(case, some, results[at : at + len(some)]))
-        at += len(some)
+    known: list[list[tuple[Asked, CellResult]]] = [[] for _ in cases]
+    chosen = [first_knobs(case) for case in cases]
+    found: list[Results] = []
+    wanted = [list(asked(case, knobs)) for case, knobs in zip(cases, chosen, strict=True)]
+    number = 1
+    while any(wanted):
+        flat = [one.cell for some in wanted for one in some]
+        tell = _numbered(progress, number if any(case.search != "all" for case in cases) else None)
+        results = iter(run_cells(flat, cache=cache, backend=backend, jobs=jobs, progress=tell))
+        for some, had in zip(wanted, known, strict=True):
+            had += [(one, next(results)) for one in some]
+        found = [gather(case, *zip(*had, strict=True)) for case, had in zip(cases, known, strict=True)]
+        wanted = [list(knobbed(one.case, more_knobs(one))) for one in found]
+        number += 1
     return corrected([c for one in found for c in compare(one)]), found
+
+
+def _numbered(progress: Progress | None, number: int | None) -> Progress | None:
+    """Progress that says which round it is of: later rounds run knobs that earlier ones asked for."""
+    if progress is None or number is None:
+        return progress
+    return lambda what, share: progress(f"round {number}: {what}", share)
 
 
 def compare_scenarios(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from autoscaler.errors import ConfigError
 from load_tests.policy_bench_cells import Cell, Engine, OracleSettings
 from load_tests.policy_bench_contenders import Contender, contenders
-from load_tests.scenario import Policy, Scenario
+from load_tests.scenario import Scenario
 from load_tests.shapes import DAY
 from load_tests.traces import BUILTIN, load_trace
 from load_tests.traffic_settings import TraceTraffic, Window
@@ -29,7 +30,8 @@ class Case:
     """One comparison.  `family`: cases of one family differ in the trace only, and are corrected together (Holm).
 
     `test`: scenarios of the test part, one per stretch of days; `train`: those on which knobs are tuned.  All policies of
-    other projects are run under the promise of `scenario`; ours once per target.
+    other projects are run under the promise of `scenario`; ours once per target.  `search`: run all knobs, or only those
+    that decide what is read off the frontiers.
     """
 
     name: str
@@ -43,12 +45,13 @@ class Case:
     targets: tuple[float, ...]
     engine: Engine = "plant"
     oracle: bool = False
+    search: Literal["all", "bracket"] = "all"
     notes: tuple[str, ...] = ()
 
     @property
-    def reference(self) -> Contender | None:
-        """The policy that all others are compared with: the first that tunes itself."""
-        return next((c for c in self.contenders if c.tunes_itself), None)
+    def references(self) -> tuple[Contender, ...]:
+        """The policies that all others are compared with: those that tune themselves."""
+        return tuple(c for c in self.contenders if c.tunes_itself)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +66,24 @@ class Asked:
     seed: int
 
 
-def asked(case: Case) -> Iterator[Asked]:
-    """Every cell of a case: shipped and all knobs on the test part, all knobs on the train part."""
+def asked(case: Case, chosen: Mapping[tuple[str, str], tuple[float, ...]] | None = None) -> Iterator[Asked]:
+    """The cells of a case: what has no knob, and the knobs `chosen` by (contender, part); None: all of them."""
+    yield from fixed(case)
+    yield from knobbed(case, chosen)
+
+
+def fixed(case: Case) -> Iterator[Asked]:
+    """Cells without a knob: peers as shipped, ours once per target, the clairvoyant."""
     for contender in case.contenders:
         for scenario in case.test:
             for seed in case.test_seeds:
-                yield from _of(case, contender, scenario, seed, "test")
-        if not contender.tunes_itself:
-            for scenario in case.train:
-                for seed in case.train_seeds:
-                    yield from _of(case, contender, scenario, seed, "train")
+                if contender.tunes_itself:
+                    for target in case.targets:
+                        slo = replace(scenario.slo, attainment_fraction=target)
+                        one = replace(scenario, slo=slo)
+                        yield _asked(case, contender, one, seed, "test", None, target)
+                else:
+                    yield _asked(case, contender, scenario, seed, "test", None, None)
     if case.oracle:
         for scenario in case.test:
             for target in case.targets:
@@ -84,20 +95,23 @@ def asked(case: Case) -> Iterator[Asked]:
                 yield Asked(cell=cell, contender=ORACLE, part="test", knob=None, target=target, seed=seed)
 
 
-def _of(case: Case, contender: Contender, scenario: Scenario, seed: int, part: str) -> Iterator[Asked]:
-    def one(scenario: Scenario, policy: Policy, knob: float | None, target: float | None) -> Asked:
-        cell = Cell(scenario=scenario, policy=policy, seed=seed, engine=case.engine)
-        return Asked(cell=cell, contender=contender.name, part=part, knob=knob, target=target, seed=seed)
+def knobbed(case: Case, chosen: Mapping[tuple[str, str], tuple[float, ...]] | None) -> Iterator[Asked]:
+    """Cells of peers at knobs, on the test part and on the train part."""
+    parts = (("test", case.test, case.test_seeds), ("train", case.train, case.train_seeds))
+    for contender in case.contenders:
+        for part, scenarios, seeds in parts:
+            knobs = contender.knobs if chosen is None else chosen.get((contender.name, part), ())
+            for scenario in scenarios:
+                for seed in seeds:
+                    for knob in knobs:
+                        yield _asked(case, contender, scenario, seed, part, knob, None)
 
-    if contender.tunes_itself:
-        for target in case.targets:
-            slo = replace(scenario.slo, attainment_fraction=target)
-            yield one(replace(scenario, slo=slo), contender.settings, None, target)
-        return
-    if part == "test":
-        yield one(scenario, contender.settings, None, None)
-    for knob in contender.knobs:
-        yield one(scenario, contender.at(knob), knob, None)
+
+def _asked(
+    case: Case, contender: Contender, scenario: Scenario, seed: int, part: str, knob: float | None, target: float | None
+) -> Asked:
+    cell = Cell(scenario=scenario, policy=contender.at(knob), seed=seed, engine=case.engine)
+    return Asked(cell=cell, contender=contender.name, part=part, knob=knob, target=target, seed=seed)
 
 
 def case_of(

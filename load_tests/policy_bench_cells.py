@@ -16,14 +16,13 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
 import autoscaler
 from load_tests.campaign import Prepared, contestants_of, prepare
 from load_tests.contestants import Contestant
-from load_tests.fleet import Fleet
 from load_tests.kernel_state import Floats
 from load_tests.peers import StaticSettings
 from load_tests.run import Judged, ReplicaSeconds, Run, Timeline, judge
@@ -130,7 +129,25 @@ def _played(cell: Cell, policy: Policy, prepared: Prepared, begun: float) -> Cel
     def paid(spans: Spans) -> float:
         return hours * math.fsum(life.paid(a, b).paid for life in simulation.lives for a, b in spans)
 
-    return _result(cell, setup, _judged(simulation), paid, begun)
+    days = list(scored_spans(cell.scenario, setup))
+    return _result(days, _counts(simulation, [spans for _, spans in days]), paid, begun)
+
+
+def _counts(simulation: Simulation, days: Sequence[Spans]) -> list[tuple[int, int]]:
+    """(arrived, violated) in each day's spans.  The twin knows whole seconds and parts of requests: both are rounded."""
+    flow = getattr(simulation, "flow", None)
+    arrival = simulation.setup.requests.arrival_seconds
+    if flow is None:
+        violated = _judged(simulation).violated
+        return [_counted(arrival, violated, spans) for spans in days]
+    _, late = flow.per_second()
+    total = np.concatenate([[0.0], np.cumsum(late)])
+    counted = []
+    for spans in days:
+        edges = np.minimum(np.ceil(np.array(spans)).astype(np.int64), len(late))
+        arrived = int(np.diff(np.searchsorted(arrival, np.array(spans)).reshape(-1, 2)).sum())
+        counted.append((arrived, min(arrived, round(float((total[edges[:, 1]] - total[edges[:, 0]]).sum())))))
+    return counted
 
 
 def _clairvoyant(cell: Cell, settings: OracleSettings, prepared: Prepared, begun: float) -> CellResult:
@@ -152,12 +169,18 @@ def _clairvoyant(cell: Cell, settings: OracleSettings, prepared: Prepared, begun
     def paid(spans: Spans) -> float:
         return scale * math.fsum(float(held[(line.at_seconds >= a) & (line.at_seconds < b)].sum()) for a, b in spans)
 
-    return _result(cell, setup, judge(found.run), paid, begun)
-
-
-def _result(cell: Cell, setup: Setup, judged: Judged, paid: Callable[[Spans], float], begun: float) -> CellResult:
     days = list(scored_spans(cell.scenario, setup))
-    counts = [_counted(setup.requests.arrival_seconds, judged.violated, spans) for _, spans in days]
+    violated = judge(found.run).violated
+    counts = [_counted(setup.requests.arrival_seconds, violated, spans) for _, spans in days]
+    return _result(days, counts, paid, begun)
+
+
+def _result(
+    days: Sequence[tuple[int, Spans]],
+    counts: Sequence[tuple[int, int]],
+    paid: Callable[[Spans], float],
+    begun: float,
+) -> CellResult:
     return CellResult(
         days=tuple(day for day, _ in days),
         gpu_hours=tuple(paid(spans) for _, spans in days),
@@ -203,10 +226,10 @@ def _prepared(world: tuple[str, int, str], make: Callable[[], Prepared]) -> Prep
 
 
 def _fluid(setup: Setup, contestants: Sequence[Contestant]) -> Simulation:
-    """Around the fluid twin.  Raises ConfigError for a world that the twin does not know."""
-    from load_tests.fluid import FluidFleet
+    """In the fluid twin.  Raises ConfigError for a world that the twin does not know."""
+    from load_tests.fluid import FluidSimulation
 
-    return Simulation(setup, contestants, fleet=cast(Fleet, FluidFleet(setup)))
+    return FluidSimulation(setup, contestants)
 
 
 ENGINES: dict[Engine, Callable[[Setup, Sequence[Contestant]], Simulation]] = {"plant": Simulation, "fluid": _fluid}

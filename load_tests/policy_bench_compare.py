@@ -67,11 +67,12 @@ class Line:
 class Comparison:
     """One case at one target: ours, and everybody else at the same attainment.
 
-    `place`: the attainment at which frontiers are read, the target or what ours realised.  `oracle`: the clairvoyant's
-    outcome, None where there is none.
+    `reference` is ours; None where no policy tunes itself.  `place`: the attainment at which frontiers are read, the target
+    or what ours realised.  `oracle`: the clairvoyant's outcome, None where there is none.
     """
 
     case: Case
+    reference: str | None
     target: float
     ours: Outcome | None
     place: float
@@ -115,6 +116,10 @@ class Results:
     case: Case
     by_key: dict[tuple[str, str, float | None, float | None], dict[int, list[CellResult]]]
 
+    def knobs(self, contender: Contender, part: str) -> tuple[float, ...]:
+        """The knobs of a contender that were run on a part."""
+        return tuple(knob for knob in contender.knobs if (contender.name, part, knob, None) in self.by_key)
+
     def points(
         self, contender: str, part: str, knobs: Sequence[float | None], target: float | None = None,
         seed: int | None = None,
@@ -154,13 +159,13 @@ def _joined(results: list[CellResult]) -> tuple[Floats, Floats, Floats]:
 
 
 def compare(found: Results) -> list[Comparison]:
-    """The case at each of its targets.  Holm's correction comes later: it is over cases."""
-    return [_at(found, target) for target in found.case.targets]
-
-
-def _at(found: Results, target: float) -> Comparison:
+    """The case at each of its targets, for each of our policies.  Holm's correction comes later: it is over cases."""
     case = found.case
-    reference = case.reference
+    return [_at(found, target, reference) for reference in case.references or (None,) for target in case.targets]
+
+
+def _at(found: Results, target: float, reference: Contender | None) -> Comparison:
+    case = found.case
     ours = None if reference is None else found.points(reference.name, "test", (None,), target)
     outcome = None if ours is None else outcome_of(ours)
     allowed, place = 1 - target, target
@@ -172,6 +177,7 @@ def _at(found: Results, target: float) -> Comparison:
     same = None if reference is None else found.points(reference.name, "test", (None,), target, seed)
     return Comparison(
         case=case,
+        reference=None if reference is None else reference.name,
         target=target,
         ours=outcome,
         place=place,
@@ -209,11 +215,12 @@ def _line(found: Results, contender: Contender, target: float, ours: Points | No
     )
     if contender.tunes_itself:
         return line
-    test = found.points(contender.name, "test", contender.knobs)
-    knob = tuned_knob(found.points(contender.name, "train", contender.knobs), contender, target)
+    run, trained = found.knobs(contender, "test"), found.knobs(contender, "train")
+    test = found.points(contender.name, "test", run)
+    knob = tuned_knob(found.points(contender.name, "train", trained), trained, target)
     tuned = None
-    if test is not None and knob is not None:
-        tuned = outcome_of(test, contender.knobs.index(knob), knob)
+    if test is not None and knob in run:
+        tuned = outcome_of(test, run.index(knob), knob)
     line = replace(line, tuned=tuned, tuned_against=against(own, tuned, 1 - target))
     if test is None:
         return line
@@ -237,11 +244,11 @@ def _read(points: Points, wanted: float) -> float | None:
     return found if np.isfinite(found) else None
 
 
-def tuned_knob(train: Points | None, contender: Contender, target: float) -> float | None:
+def tuned_knob(train: Points | None, knobs: Sequence[float], target: float) -> float | None:
     """The knob that attained the target at the least cost on the train days; None where none did."""
     if train is None:
         return None
-    made = [outcome_of(train, i, knob) for i, knob in enumerate(contender.knobs)]
+    made = [outcome_of(train, i, knob) for i, knob in enumerate(knobs)]
     enough = [o for o in made if o.attainment_fraction >= target - 1e-12]
     return min(enough, key=lambda o: o.gpu_hours).knob if enough else None
 
@@ -275,11 +282,12 @@ def claim_of(found: Ratio, holm_p: float | None) -> Claim:
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with Holm's correction over the cases of a family, for each contender and target on its own."""
-    members: dict[tuple[str, float, str], list[tuple[int, int]]] = {}
+    """The comparisons with Holm's correction over the cases of a family, for each pair of policies and target on its own."""
+    members: dict[tuple[str, str | None, float, str], list[tuple[int, int]]] = {}
     for i, comparison in enumerate(comparisons):
         for j, line in enumerate(comparison.lines):
-            members.setdefault((comparison.case.family, comparison.target, line.contender), []).append((i, j))
+            pair = comparison.case.family, comparison.reference, comparison.target, line.contender
+            members.setdefault(pair, []).append((i, j))
     lines = [list(c.lines) for c in comparisons]
     for places in members.values():
         found = [lines[i][j].ratio for i, j in places]

@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -53,7 +53,8 @@ class Size:
     seeds: tuple[int, ...] = setting(doc="Seeds of the test days; knobs are tuned under the first.")
     train_days: int = setting(doc="Last train days, on which knobs are tuned.", low=1)
     test_days: int = setting(doc="First test days.", low=1)
-    engine: Engine = setting("fluid", "What runs: fluid, or plant.")
+    engine: Engine = setting("plant", "What runs: the plant, or its fluid twin.")
+    search: Literal["all", "bracket"] = setting("all", "Which knobs are run: all, or those around what is read.")
     oracle: bool = setting(True, "Whether the clairvoyant is searched for (in the plant).")
     left_out: tuple[str, ...] = setting((), "Peers that are not run, by name.")
 
@@ -68,7 +69,6 @@ class Grid:
     slo: Slo = setting(doc="The promise; each target replaces its attainment.")
     interval_seconds: int = setting(15, "Seconds between decisions of this project's policies.", low=1)
     max_replicas: int = setting(200, "Upper bound for every policy.", low=1)
-    ours: tuple[str, ...] = setting(("auto",), "Strategies of this project.")
     copies: dict[str, int] = setting(
         factory=dict, doc="Traces too small for a fleet: copies, each half a minute later."
     )
@@ -121,6 +121,7 @@ def shortened(case: Case) -> Case:
         test=some(case.test, last=False),
         train_seeds=case.train_seeds[:1],
         test_seeds=case.test_seeds[:1],
+        search="all",
         contenders=tuple(replace(c, knobs=c.knobs[:: max(1, len(c.knobs) // _QUICK_KNOBS)]) for c in case.contenders),
         notes=(
             *case.notes,
@@ -137,7 +138,7 @@ def _case(known: Grid, size: Size, trace: str, line: Line) -> Case:
         name=f"{trace}, {line.name}",
         seeds=size.seeds,
         startup=Startup(profile=line.profile, factor=line.factor),
-        policies=(*(ours(name) for name in known.ours), *entered),
+        policies=(*ours(known, capacity), *entered),
     )
     case = case_of(scenario, targets=size.targets, engine=size.engine, oracle=size.oracle)
     if case.train:
@@ -148,20 +149,35 @@ def _case(known: Grid, size: Size, trace: str, line: Line) -> Case:
             train=(cut(scenario, max(0.0, split - size.train_days * DAY), split),),
             test=(cut(scenario, split, math.floor(end / DAY) * DAY),),
         )
-    return replace(case, notes=(*case.notes, *notes), family=line.name)
+    return replace(case, notes=(*case.notes, *notes), family=line.name, search=size.search)
 
 
-def ours(strategy: str) -> PoolPolicy:
-    """A policy of this project as its short config gives it."""
-    return PoolPolicy(name=strategy, config={} if strategy == "auto" else {"strategy": strategy})
+def ours(known: Grid, capacity: Capacity) -> tuple[PoolPolicy, ...]:
+    """This project's policy with its short config, and the same told what a load test of the train days would measure.
+
+    Peers that count work are told as much.
+    """
+    told = {
+        "profile": known.replica,
+        "mean_prompt_tokens": capacity.mean_prompt_tokens,
+        "mean_output_tokens": capacity.mean_output_tokens,
+        "feasible_requests_per_second": capacity.requests_per_second,
+    }
+    return PoolPolicy(name="auto, load-tested", config={"replica": told}), PoolPolicy(name="auto")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What one replica carries within the SLO."""
+    """What one replica carries within the SLO, of requests with these mean lengths."""
 
     requests_per_second: float
-    tokens_per_second: float
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The same in tokens of prompts and answers."""
+        return self.requests_per_second * (self.mean_prompt_tokens + self.mean_output_tokens)
 
 
 def sized(known: Grid, trace: str) -> tuple[Scenario, tuple[str, ...], Capacity]:
@@ -195,9 +211,12 @@ def sized(known: Grid, trace: str) -> tuple[Scenario, tuple[str, ...], Capacity]
     rate = Need(pool_models(sample)[0], requests, known.slo).requests_per_second
     thin = min(1.0, known.replicas * rate / mean)
     notes = () if thin < 1 else (f"The whole trace needs {mean / rate:.1f} replicas on average.",)
-    per_request = float((requests.prompt_tokens + requests.output_tokens).mean())
-    capacity = Capacity(requests_per_second=rate, tokens_per_second=rate * per_request)
-    # Three digits: what is thinned must not hang on the last bits of a bisection.
+    # Few digits: settings must not hang on the last bits of a bisection.
+    capacity = Capacity(
+        requests_per_second=float(f"{rate:.3g}"),
+        mean_prompt_tokens=float(f"{requests.prompt_tokens.mean():.4g}"),
+        mean_output_tokens=float(f"{requests.output_tokens.mean():.4g}"),
+    )
     return replace(scenario, traffic=replace(traffic, thin_fraction=float(f"{thin:.3g}"))), notes, capacity
 
 

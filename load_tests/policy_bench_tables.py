@@ -50,7 +50,7 @@ def print_comparisons(comparisons: Sequence[Comparison], console: Console | None
         page.print()
         page.print("ours/peer in hindsight, at equal attainment", highlight=False, markup=False)
         for i, comparison in enumerate(comparisons):
-            asked = f"[{i + 1}] {comparison.case.name}, asked for {attainment_text(comparison.target)}"
+            asked = f"[{i + 1}] {comparison.case.name}, asked for {attainment_text(comparison.target)}: {comparison.reference}"
             page.print(asked, style="dim", highlight=False, markup=False)
         page.print()
         page.print(_glance(comparisons), highlight=False)
@@ -64,10 +64,9 @@ def heading(comparison: Comparison) -> str:
     seeds = f"{comparison.days} test days, {len(case.test_seeds)} seed{'s' if len(case.test_seeds) > 1 else ''}"
     if ours is None:
         return f"{asked}: {seeds}"
-    name = case.reference.name if case.reference else ""
     told = (
-        f"{asked}: {name} {hours(ours.gpu_hours)} GPU-hours at {attainment_text(ours.attainment_fraction)} ({seeds};"
-        f" compared at {attainment_text(comparison.place)})"
+        f"{asked}: {comparison.reference} {hours(ours.gpu_hours)} GPU-hours"
+        f" at {attainment_text(ours.attainment_fraction)} ({seeds}; compared at {attainment_text(comparison.place)})"
     )
     least, paid = comparison.cheapest_at_target, comparison.over_cheapest
     if least is not None and paid is not None:
@@ -208,7 +207,8 @@ def _case_json(results: Results, comparisons: Sequence[Comparison]) -> dict[str,
         "train_days": _days(case, train=True),
         "test_days": _days(case, train=False),
         "test_seeds": list(case.test_seeds),
-        "reference": case.reference.name if case.reference else None,
+        "references": [c.name for c in case.references],
+        "search": case.search,
         "contenders": [_points_json(results, i) for i in range(len(case.contenders))],
         "targets": [_comparison_json(c) for c in comparisons],
     }
@@ -226,7 +226,8 @@ def _points_json(results: Results, index: int) -> dict[str, Any]:
     contender = results.case.contenders[index]
     out: dict[str, Any] = {"name": contender.name, "tunes_itself": contender.tunes_itself}
     for part in ("test", "train"):
-        points = None if contender.tunes_itself else results.points(contender.name, part, contender.knobs)
+        knobs = results.knobs(contender, part)
+        points = results.points(contender.name, part, knobs)
         if points is None:
             out[part] = []
             continue
@@ -234,7 +235,7 @@ def _points_json(results: Results, index: int) -> dict[str, Any]:
         kept = on_frontier(share[0], cost[0])
         out[part] = [
             {"knob": k, "violated": float(s), "gpu_hours": float(c), "frontier": bool(f)}
-            for k, s, c, f in zip(contender.knobs, np.asarray(share[0]), np.asarray(cost[0]), kept, strict=True)
+            for k, s, c, f in zip(knobs, np.asarray(share[0]), np.asarray(cost[0]), kept, strict=True)
         ]
     return out
 
@@ -242,6 +243,7 @@ def _points_json(results: Results, index: int) -> dict[str, Any]:
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "target": comparison.target,
+        "reference": comparison.reference,
         "place": comparison.place,
         "days": comparison.days,
         "ours": None if comparison.ours is None else asdict(comparison.ours),

@@ -3,14 +3,16 @@
 const BENCH = JSON.parse(document.getElementById("data").textContent);
 const DASHES = ["", "6 3", "2 2.5"];
 const MOST_MISSED = 0.3, LEAST_MISSED = 0.00005;
-const state = { target: null, chosen: 0, lit: null };
+const state = { target: null, ours: null, chosen: 0, lit: null };
 
-const rivals = [...new Set(BENCH.cases.flatMap((c) => c.targets.flatMap((t) => t.lines.map((l) => l.contender))))];
+const references = [...new Set(BENCH.cases.flatMap((c) => c.references))];
+state.ours = references[0] ?? null;
+const rivals = [...new Set(BENCH.cases.flatMap((c) => c.contenders.filter((k) => !k.tunes_itself).map((k) => k.name)))];
 const look = Object.fromEntries(rivals.map((name, i) => [name, { colour: `var(--p${1 + (i % 7)})`, dash: DASHES[Math.floor(i / 7) % 3] }]));
 const targets = [...new Set(BENCH.cases.flatMap((c) => c.targets.map((t) => t.target)))].sort((a, b) => a - b);
 state.target = targets.includes(0.99) ? 0.99 : targets[0];
 
-const at = (kase) => kase.targets.find((t) => t.target === state.target);
+const at = (kase) => kase.targets.find((t) => t.target === state.target && t.reference === state.ours);
 const lineOf = (kase, name) => at(kase)?.lines.find((l) => l.contender === name);
 // Long names may break after an underscore.
 const breakable = (name) => name.replaceAll("_", "_\u200b");
@@ -18,9 +20,8 @@ const ratioText = (value) => value.toFixed(value < 9.995 ? 2 : 1);
 
 function drawTargets() {
   const box = document.getElementById("targets");
-  box.replaceChildren("asked for", ...targets.map((target) => make("button", {
-    type: "button", "aria-pressed": String(target === state.target), on: { click: () => { state.target = target; draw(); } },
-  }, attainment(target))));
+  const pick = (field, value, text) => make("button", { type: "button", "aria-pressed": String(state[field] === value), on: { click: () => { state[field] = value; draw(); } } }, text);
+  box.replaceChildren(...(references.length > 1 ? ["ours", ...references.map((name) => pick("ours", name, name))] : []), "asked for", ...targets.map((target) => pick("target", target, attainment(target))));
 }
 
 function ratioCell(line) {
@@ -70,7 +71,7 @@ function drawFrontiers() {
     parts.push(make("div", { class: "frontier-grid" }, ...members.map(([kase, i]) => card(kase, i))));
   }
   document.getElementById("frontiers").replaceChildren(...parts);
-  document.getElementById("frontiers-note").textContent = "Each dot is one knob on the test days; faint ones are beaten by another knob of the same policy. Square: as shipped. Diamond: ours, untuned, once per target. Bar: the clairvoyant. Right is more attained; down is cheaper. Dear and poor points beyond the frame are left out; the tables have them.";
+  document.getElementById("frontiers-note").textContent = "Each dot is one knob on the test days; faint ones are beaten by another knob of the same policy. Square: as shipped. Diamond: ours, untuned, once per target. Bar: the clairvoyant. Right is more attained; down is cheaper. Dear and poor points beyond the frame are left out, ours is held at its edge; the tables have them.";
 }
 
 function card(kase, index) {
@@ -81,10 +82,11 @@ function card(kase, index) {
 }
 
 function picture(kase) {
-  const ours = kase.targets.filter((t) => t.ours).map((t) => ({ target: t.target, missed: Math.max(LEAST_MISSED, 1 - t.ours.attainment_fraction), hours: t.ours.gpu_hours }));
+  const ours = kase.targets.filter((t) => t.ours).map((t) => ({ name: t.reference, target: t.target, missed: Math.max(LEAST_MISSED, 1 - t.ours.attainment_fraction), hours: t.ours.gpu_hours }));
   const inside = (m) => m <= MOST_MISSED;
   const fronts = kase.contenders.flatMap((c) => c.test.filter((p) => p.frontier && p.violated <= 0.1).map((p) => p.gpu_hours));
-  const top = 1.12 * Math.max(...ours.map((o) => o.hours), fronts.length ? 1.6 * median(fronts) : 0, 1e-9);
+  const now = at(kase), shown = ours.filter((o) => o.name === state.ours).map((o) => o.hours), room = fronts.length ? 1.6 * median(fronts) : 0;
+  const top = 1.12 * Math.max(...(shown.length ? shown : [0]).map((h) => (room ? Math.min(h, 2.5 * room) : h)), room, 1e-9);
   const low = 0;
   const x = (m) => L + (Math.log(MOST_MISSED / Math.max(LEAST_MISSED, m)) / Math.log(MOST_MISSED / LEAST_MISSED)) * (W - L - R);
   const y = (h) => H - B - ((h - low) / (top - low)) * (H - T - B);
@@ -107,15 +109,18 @@ function picture(kase) {
   art.append(svg("line", { class: "goal", x1: x(1 - state.target), x2: x(1 - state.target), y1: T, y2: H - B }));
   const plot = svg("g", { "clip-path": `url(#clip${kase.index})` });
   for (const contender of kase.contenders) if (!contender.tunes_itself) plot.append(series(kase, contender, x, y, inside, top));
-  const now = at(kase);
   if (now?.oracle) {
     const px = x(Math.max(LEAST_MISSED, 1 - now.oracle.attainment_fraction)), py = y(now.oracle.gpu_hours);
     plot.append(svg("line", { class: "oracle-mark", x1: px - 7, x2: px + 7, y1: py, y2: py }, titled(`clairvoyant: ${number(now.oracle.gpu_hours)} GPU-hours`)));
   }
   for (const one of ours) {
-    const px = x(one.missed), py = y(one.hours), big = one.target === state.target ? 6 : 4;
-    if (one.target === state.target) plot.append(svg("line", { class: "ours-now", x1: px, x2: px, y1: py, y2: H - B }));
-    plot.append(svg("path", { class: "ours-mark", d: `M${px} ${py - big}L${px + big} ${py}L${px} ${py + big}L${px - big} ${py}Z` }, titled(`${kase.reference}, asked for ${attainment(one.target)}: ${number(one.hours)} GPU-hours at ${attainment(1 - one.missed)}`)));
+    const px = x(one.missed), py = Math.max(T + 4, y(one.hours)), main = one.target === state.target && one.name === state.ours, big = main ? 6 : 3.5;
+    if (main) plot.append(svg("line", { class: "ours-now", x1: px, x2: px, y1: py, y2: H - B }));
+    plot.append(svg("path", { class: `ours-mark${main ? "" : " aside"}`, d: `M${px} ${py - big}L${px + big} ${py}L${px} ${py + big}L${px - big} ${py}Z` }, titled(`${one.name}, asked for ${attainment(one.target)}: ${number(one.hours)} GPU-hours at ${attainment(1 - one.missed)}`)));
+    if (one.hours <= top) continue;
+    const label = svg("text", { x: px - 9, y: T + 8, "text-anchor": "end" });
+    label.textContent = `${number(one.hours)} ↑`;
+    plot.append(label);
   }
   art.append(plot);
   const axis = svg("text", { x: (L + W - R) / 2, y: H - 4, "text-anchor": "middle" });
@@ -189,7 +194,7 @@ function drawDetail() {
   document.getElementById("detail-title").textContent = kase.name;
   const days = (parts) => parts.map(([a, b]) => `${a.toFixed(1)} to ${b.toFixed(1)}`).join(", ");
   const told = [`Asked for ${attainment(state.target)}, compared at ${attainment(now?.place)}.`];
-  if (now?.ours) told.push(`${kase.reference}: ${number(now.ours.gpu_hours)} GPU-hours at ${attainment(now.ours.attainment_fraction)}.`);
+  if (now?.ours) told.push(`${state.ours}: ${number(now.ours.gpu_hours)} GPU-hours at ${attainment(now.ours.attainment_fraction)}.`);
   if (now?.over_cheapest != null) told.push(`That is ${ratioText(now.over_cheapest)} times the cheapest peer in hindsight at just the target (${now.cheapest_at_target}).`);
   if (now?.oracle) told.push(`Clairvoyant: ${number(now.oracle.gpu_hours)} GPU-hours (ours ${ratioText(now.over_oracle)} times that).`);
   told.push(`Days of the trace run, first hour not scored: test ${days(kase.test_days)}${kase.train_days.length ? `, train ${days(kase.train_days)}` : ""}; seeds ${kase.test_seeds.join(", ")}; ${kase.engine}.`, ...kase.notes);
@@ -222,8 +227,7 @@ function draw() {
 
 BENCH.cases.forEach((kase, i) => { kase.index = i; });
 document.getElementById("title").textContent = "Autoscalers at equal attainment";
-const ours = BENCH.cases.find((c) => c.reference)?.reference;
-document.getElementById("setting").textContent = `${BENCH.cases.length} case${BENCH.cases.length === 1 ? "" : "s"}, ${rivals.length} other policies${ours ? `; "ours" is ${ours}, untuned` : ""}. Same requests, same simulated fleet, same seeds for all.`;
+document.getElementById("setting").textContent = `${BENCH.cases.length} case${BENCH.cases.length === 1 ? "" : "s"}, ${rivals.length} other policies${references.length ? `; "ours" is ${references.join(" or ")}, each run once, as it is` : ""}. Same requests, same simulated fleet, same seeds for all.`;
 drawLegend();
 draw();
 window.benchReport = { state, draw };

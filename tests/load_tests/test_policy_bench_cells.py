@@ -194,5 +194,13 @@ def test_clusters_give_the_same_digits(backend: Any, tmp_path: Path) -> None:
     assert all(cache.get(key(c)) for c in cells())
 
 
-def test_the_engines_are_named() -> None:
-    assert "plant" in policy_bench_cells.ENGINES
+def test_the_fluid_twin_meets_the_same_requests_and_comes_near() -> None:
+    for policy in (HpaSettings(target=5.0), StaticSettings(replicas=2)):
+        plant, fluid = (run_cell(Cell(scenario=step(), policy=policy, seed=0, engine=e)) for e in ("plant", "fluid"))
+        assert fluid.arrived == plant.arrived
+        assert fluid.gpu_hours[0] == pytest.approx(plant.gpu_hours[0], rel=0.15)
+        assert fluid.violated[0] / fluid.arrived[0] == pytest.approx(plant.violated[0] / plant.arrived[0], abs=0.1)
+
+
+def test_the_engines_are_the_plant_and_its_twin() -> None:
+    assert set(policy_bench_cells.ENGINES) == {"plant", "fluid"}

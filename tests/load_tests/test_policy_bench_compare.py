@@ -18,12 +18,23 @@ from autoscaler.main import main
 from load_tests import draws
 from load_tests.peers import HpaSettings, StaticSettings, WvaV2Settings
 from load_tests.policy_bench import compare_scenarios, run_cases
-from load_tests.policy_bench_cases import Asked, Case, asked, case_of, cut
+from load_tests.policy_bench_cases import Asked, Case, asked, case_of, cut, knobbed
 from load_tests.policy_bench_cells import CellResult
-from load_tests.policy_bench_compare import Comparison, Line, against, claim_of, compare, corrected, gather, outcome_of
+from load_tests.policy_bench_compare import (
+    Comparison,
+    Line,
+    Results,
+    against,
+    claim_of,
+    compare,
+    corrected,
+    gather,
+    outcome_of,
+)
 from load_tests.policy_bench_contenders import contender, geometric, turned
 from load_tests.policy_bench_grid import default_cases, grid, quick_cases, shortened
 from load_tests.policy_bench_html import page
+from load_tests.policy_bench_search import first_knobs, more_knobs
 from load_tests.policy_bench_stats import Points, Ratio
 from load_tests.policy_bench_tables import print_comparisons, to_json
 from load_tests.scenario import PoolPolicy, Scenario, scenario_from
@@ -189,6 +200,73 @@ def test_a_loss_is_said_as_plainly_as_a_win() -> None:
     assert "OURS DEARER" in told["lost"]
     assert {line.claim for line in won[0].lines} == {"cheaper"}
     assert {line.claim for line in lost[0].lines} == {"dearer"}
+
+
+def test_each_of_our_policies_is_compared() -> None:
+    policies = [{"kind": "pool"}, {"kind": "pool", "name": "mine"}, {"kind": "hpa", "target": 20}]
+    made = replace(case_of(step(policies=policies), targets=(0.95, 0.99)), family="all")
+    found = corrected(compared(made))
+    assert [(c.reference, c.target) for c in found] == [("auto", 0.95), ("auto", 0.99), ("mine", 0.95), ("mine", 0.99)]
+    for comparison in found:
+        (other,) = {"auto", "mine"} - {comparison.reference}
+        line = line_of(comparison, other)
+        assert line.ratio is None
+        assert line.shipped_against is not None
+        assert line.shipped_against.verdict == "ratio"
+
+
+def searched(made: Case, results: dict[tuple[str, str, float | None], CellResult]) -> tuple[Results, int]:
+    """The case after a bracket search among invented results, and how many knobs that took."""
+    had: list[Asked] = []
+    wanted = list(asked(made, first_knobs(made)))
+    while wanted:
+        had += wanted
+        assert len({(a.contender, a.part, a.knob, a.target) for a in had}) == len(had), "a knob was run twice"
+        found = gather(made, had, [results[a.contender, a.part, a.knob] for a in had])
+        wanted = list(knobbed(made, more_knobs(found)))
+    return found, sum(a.knob is not None for a in had)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("wanted", [0.9, 0.99, 0.9997])
+def test_a_bracket_search_reads_what_all_knobs_would_say(noise: float, wanted: float) -> None:
+    made = case(targets=(wanted,), search="bracket")
+    results = {}
+    for a in asked(made):
+        one = invented(a)
+        rough = 1 + noise * draws.normals(draws.key(7, a.contender, a.part, str(a.knob)), DAYS)
+        results[a.contender, a.part, a.knob] = replace(one, gpu_hours=tuple((np.array(one.gpu_hours) * rough).tolist()))
+    few, count = searched(made, results)
+    every, full = searched(replace(made, search="all"), results)
+    assert full == 2 * 2 * 16
+    assert count < 0.75 * full
+    for short, whole in zip(compare(few)[0].lines, compare(every)[0].lines, strict=True):
+        assert short.tuned == whole.tuned
+        assert short.target_gpu_hours == pytest.approx(whole.target_gpu_hours, rel=1e-12)
+        assert short.hindsight_gpu_hours == pytest.approx(whole.hindsight_gpu_hours, rel=1e-12)
+
+
+def test_a_bracket_search_runs_on_the_test_days_what_the_train_days_chose() -> None:
+    made = case(targets=(0.99,), search="bracket")
+    results = {
+        (a.contender, a.part, a.knob): replace(r, violated=tuple(8 * v for v in r.violated)) if a.part == "train" else r
+        for a in asked(made)
+        for r in [invented(a)]
+    }
+    few, _ = searched(made, results)
+    every, _ = searched(replace(made, search="all"), results)
+    assert [line.tuned for line in compare(few)[0].lines] == [line.tuned for line in compare(every)[0].lines]
+    assert all(line.tuned is not None for line in compare(few)[0].lines)
+
+
+def test_a_searched_comparison_is_the_full_one_in_the_plant() -> None:
+    made = case_of(scenario(), targets=(0.9,))
+    made = replace(made, train=made.test, family="all")
+    (whole,), (few,) = run_cases([made])[0], run_cases([replace(made, search="bracket")])[0]
+    assert few.ours == whole.ours
+    for a, b in zip(few.lines, whole.lines, strict=True):
+        assert a.shipped == b.shipped
+        assert (a.target_gpu_hours is None) == (b.target_gpu_hours is None)
 
 
 def test_few_days_claim_nothing() -> None:
@@ -360,7 +438,7 @@ def test_the_command_compares_a_scenario_file(tmp_path: Path, capsys: pytest.Cap
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.json")}
     assert kept
     assert main([*call, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["cases"][0]["reference"] == "auto"
+    assert json.loads(capsys.readouterr().out)["cases"][0]["references"] == ["auto"]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.json")} == kept
 
 
