@@ -308,6 +308,16 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Lengths of requests as decisions know them: means in tokens, and coefficients of variation (0: all alike)."""
+
+    mean_prompt_tokens: float | None = None
+    mean_output_tokens: float | None = None
+    prompt_cv: float | None = None
+    output_cv: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """What one replica is believed to carry, and how long its birth takes.
 
@@ -373,13 +383,26 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Decayed moments of lengths out of histograms: mean and mean square per request, in tokens.
+
+    `weight`: requests behind them; `seconds`: time that their histograms covered, decayed alike.
+    """
+
+    mean: float
+    square: float
+    weight: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What the decision itself must remember between steps; small, and written with every Step.
 
     `recommended`: (at_seconds, replicas) pairs, descending in replicas, for windows that look for the largest;
     `recommended_low`: ascending, for those that look for the least.  `scaled`: (at_seconds, from, to) changes for the rate
     limits.  `seen`: signal groups that this pool has ever reported.  `prompt_weight`, `output_weight`: decayed numbers of
-    requests behind the mean lengths.
+    requests behind the mean lengths.  `prompt_moments`, `output_moments`: None before a histogram was seen.
     """
 
     at_seconds: int | None = None
@@ -393,6 +416,8 @@ class State:
     mean_output_tokens: float | None = None
     prompt_weight: float = 0.0
     output_weight: float = 0.0
+    prompt_moments: Moments | None = None
+    output_moments: Moments | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
