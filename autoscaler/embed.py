@@ -21,7 +21,7 @@ from autoscaler.record import encode_memory, parse_line
 from autoscaler.schema import build
 from autoscaler.settings import PoolSettings
 from autoscaler.step import Autoscaler, forecast_windows
-from autoscaler.types import Decision, Memory, Observation, Step
+from autoscaler.types import Decision, Lengths, Memory, Observation, Step
 from forecast.seasonal import Seasonal
 from serving.capacity import PriorCapacity
 
@@ -41,7 +41,7 @@ def autoscaler_for(
 
 def windows_for(settings: PoolSettings, capacity_model: CapacityModel) -> tuple[tuple[int, int], ...]:
     """The windows that decisions ask for, as they are before anything was learned."""
-    return forecast_windows(settings, capacity_model.capacity(capacity_model.start(), None, None, 1))
+    return forecast_windows(settings, capacity_model.capacity(capacity_model.start(), Lengths(), 1))
 
 
 class Pool:

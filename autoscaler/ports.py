@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from autoscaler.facts import Facts
-from autoscaler.types import Capacity, Forecast, Observation, Reason, Replicas
+from autoscaler.types import Capacity, Forecast, Lengths, Observation, Reason, Replicas
 
 
 class MetricsSource(Protocol):
@@ -78,10 +78,8 @@ class CapacityModel(Protocol):
     def start(self) -> Any:
         """Beliefs before any data: the prior."""
 
-    def capacity(
-        self, beliefs: Any, mean_prompt_tokens: float | None, mean_output_tokens: float | None, replicas: int
-    ) -> Capacity:
-        """The Capacity at the present mix of lengths and size of the pool."""
+    def capacity(self, beliefs: Any, lengths: Lengths, replicas: int) -> Capacity:
+        """The Capacity at the present lengths of requests and size of the pool."""
 
     def refit(self, beliefs: Any, observations: Sequence[Observation]) -> Any:
         """Better beliefs out of recent Observations."""

@@ -178,6 +178,9 @@ class ReplicaSettings:
     kv_capacity_tokens: int | None = setting(
         None, "KV cache in tokens, as the engine prints it; None: the profile's.", low=1
     )
+    routing: Literal["round_robin", "least_loaded", "two_choices"] = setting(
+        "least_loaded", "How requests are spread over replicas: in turn, to the least loaded, to the better of two."
+    )
     mean_prompt_tokens: float = setting(1000.0, "Prompt length assumed until measured, in tokens.", above=0)
     mean_output_tokens: float = setting(200.0, "Output length assumed until measured, in tokens.", above=0)
     feasible_requests_per_second: float | None = setting(

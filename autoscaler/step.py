@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeGuard
 
 from autoscaler import limits as bound
 from autoscaler.errors import ConfigError, ForecastError
 from autoscaler.facts import Facts, work_of
+from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.settings import PoolSettings
 from autoscaler.types import Beliefs, Capacity, Decision, Forecast, Memory, Observation, Reason, State, Step
 
-# Half-life, in seconds, of the mean lengths of prompts and answers.
-LENGTHS_HALF_LIFE_SECONDS = 1800.0
 # Below this share of ready replicas that report, their sums say nothing.
 LEAST_REPORTING_FRACTION = 0.5
 
@@ -121,11 +119,9 @@ class Autoscaler:
         """The Memory that knows `observation`, what policies may know, and the work per second that arrived."""
         at = observation.at_seconds
         missing = unknown_groups(self.settings, memory.state, observation)
-        state = _with_lengths(_with_seen(memory.state, observation), observation)
+        state = with_lengths(_with_seen(memory.state, observation), observation)
         current = observation.replicas.desired
-        capacity = self.capacity_model.capacity(
-            memory.beliefs.capacity, state.mean_prompt_tokens, state.mean_output_tokens, max(1, current)
-        )
+        capacity = self.capacity_model.capacity(memory.beliefs.capacity, lengths_of(state), max(1, current))
         amount = None if "demand" in missing else work_of(observation.demand, capacity, state)
         work = None if amount is None else amount / observation.window_seconds
         history = self.forecaster.observe(memory.history, at, observation.window_seconds, work)
@@ -247,38 +243,3 @@ def _measured(observation: Observation) -> tuple[str, ...]:
 def _with_seen(state: State, observation: Observation) -> State:
     new = tuple(g for g in _measured(observation) if g not in state.seen)
     return replace(state, seen=tuple(sorted((*state.seen, *new)))) if new else state
-
-
-def _with_lengths(state: State, observation: Observation) -> State:
-    """The means of prompt and output lengths, per request, decayed with `LENGTHS_HALF_LIFE_SECONDS`."""
-    demand = observation.demand
-    if demand is None:
-        return state
-    decay = 0.5 ** (observation.window_seconds / LENGTHS_HALF_LIFE_SECONDS)
-    if _some(demand.requests) and demand.prompt_tokens is not None:
-        mean, weight = _decayed(
-            state.mean_prompt_tokens, state.prompt_weight * decay, demand.prompt_tokens, demand.requests
-        )
-        state = replace(state, mean_prompt_tokens=mean, prompt_weight=weight)
-    lengths = demand.output_lengths
-    if lengths is not None and lengths.sum is not None and _some(lengths.total):
-        total, count = lengths.sum, lengths.total
-    elif _some(demand.finished_requests) and demand.output_tokens is not None:
-        total, count = demand.output_tokens, demand.finished_requests
-    elif _some(demand.requests) and demand.output_tokens is not None and demand.finished_requests is None:
-        total, count = demand.output_tokens, demand.requests
-    else:
-        return state
-    mean, weight = _decayed(state.mean_output_tokens, state.output_weight * decay, total, count)
-    return replace(state, mean_output_tokens=mean, output_weight=weight)
-
-
-def _some(count: float | None) -> TypeGuard[float]:
-    """True for a count that a mean can be taken of; a thousandth of a request is rounding, not evidence."""
-    return count is not None and count > 1e-3
-
-
-def _decayed(mean: float | None, weight: float, total: float, count: float) -> tuple[float, float]:
-    if mean is None:
-        return total / count, count
-    return (mean * weight + total) / (weight + count), weight + count

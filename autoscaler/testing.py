@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from autoscaler.errors import SourceUnavailable
 from autoscaler.settings import PoolSettings
-from autoscaler.types import Capacity, Decision, Demand, Forecast, Load, Observation, Replicas
+from autoscaler.types import Capacity, Decision, Demand, Forecast, Lengths, Load, Observation, Replicas
 
 
 @dataclass(slots=True)
@@ -141,9 +141,7 @@ class FixedCapacity:
         """Nothing is learned."""
         return Nothing()
 
-    def capacity(
-        self, beliefs: Nothing, mean_prompt_tokens: float | None, mean_output_tokens: float | None, replicas: int
-    ) -> Capacity:
+    def capacity(self, beliefs: Nothing, lengths: Lengths, replicas: int) -> Capacity:
         """The same capacity always: one request is 1/requests_per_second replica-seconds."""
         return Capacity(
             seconds_per_request=1.0 / self.requests_per_second,
@@ -151,7 +149,7 @@ class FixedCapacity:
             seconds_per_output_token=0.0,
             feasible_load=((1, 1.0),),
             startup_seconds=((0.5, self.startup_seconds), (0.9, self.startup_seconds)),
-            mean_output_tokens=mean_output_tokens or 0.0,
+            mean_output_tokens=lengths.mean_output_tokens or 0.0,
             source="fixed",
         )
 

@@ -193,7 +193,7 @@ def policy_settings(scenario: Scenario, policy: PoolPolicy, pool: str = "pool") 
     defaults: dict[str, Any] = {
         "limits": scenario.limits,
         "interval_seconds": scenario.interval_seconds,
-        "replica": replica,
+        "replica": {**replica, "routing": scenario.routing},
         "startup": {"profile": scenario.startup.profile} if started else {},
     }
     for reserved in ("name", "slo"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from autoscaler.settings import ReplicaSettings, Slo, StartupSettings
-from autoscaler.types import Capacity, Observation
+from autoscaler.types import Capacity, Lengths, Observation
 from autoscaler.units import significant
 from serving.closed_forms import (
     Engine,
@@ -21,22 +21,20 @@ from serving.closed_forms import (
     request_work,
     seat_rate,
 )
+from serving.pooling import Routed, Routing
 from serving.profiles import Profile, profile
 from serving.startup import startup_quantiles
 from serving.tails import violations
 
-SIZES = (1, 2, 4, 8, 16, 32)
-MARGIN, GENERIC_MARGIN = (
-    0.9,
-    0.63,
-)  # of the rate at which the closed forms meet the SLO; less where the replica is unknown
-LONELY = 0.07  # less still for a replica that nobody helps: measured against the simulated plant over all profiles
-BISECTIONS = 8
-PROMPT_CV, OUTPUT_CV = 1.0, 0.8  # lengths of chat traffic: the mix that decisions see has means only
-MIX_STEP = (
-    1.02  # lengths are rounded to powers of this; feasible loads are known at each `COARSE`-th and linear between
-)
-COARSE = 8
+SIZES = (1, 2, 4, 8, 16, 64)
+# Of the rate at which the closed forms meet the SLO; less where the replica is unknown.
+MARGIN, GENERIC_MARGIN = 0.91, 0.64
+LONELY = 0.06  # less still for a replica that nobody helps: measured against the simulated plant over all profiles
+PRECISION = 0.003  # of a feasible rate
+STEPS = 12
+# Lengths of chat traffic, believed until lengths were seen; and the mixes that are worth telling apart.
+PROMPT_CV, OUTPUT_CV = 1.0, 0.8
+MIX_STEP, CV_STEP, MOST_CV = 1.02, 0.05, 3.0
 LEAST_LOAD = 0.05  # Erlangs per replica, where the SLO cannot be met by any number of replicas
 
 GENERIC_LAW = Law(a=0.010, b=50e-6, c=100e-6, d=60e-9)
@@ -50,19 +48,21 @@ class CapacityBeliefs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Replica:
-    """A replica in plain numbers: its affine laws (the first one is for weights), engine limits and margin."""
+    """A replica in plain numbers: its laws (the first one is for weights, the last for tails), limits, margin, router."""
 
     laws: tuple[Law, ...]
     engine: Engine
     margin: float
+    routing: Routing
 
 
 class PriorCapacity:
     """CapacityModel out of a shipped profile (or a cautious generic replica), the SLO and the start-up profile.
 
-    The weights are those of the profile's linear law.  The feasible load is the least over the linear and the roofline law
-    of what meets the SLO at the share of requests that it names, times a margin.  It holds settings only and learns
-    nothing: `refit` returns the beliefs as they are.  A load test's rate in the settings replaces the closed forms.
+    The weights are those of the profile's linear law.  The feasible load is what meets the SLO at the share of requests that
+    it names: by the roofline law, at the means and variations of lengths, behind the router, times a margin.  It holds
+    settings only and learns nothing: `refit` returns the beliefs as they are.  A load test's rate in the settings replaces
+    the closed forms.
     """
 
     beliefs_type: type = CapacityBeliefs
@@ -79,31 +79,22 @@ class PriorCapacity:
         """Beliefs before any data: the prior."""
         return CapacityBeliefs()
 
-    def capacity(
-        self,
-        beliefs: CapacityBeliefs,
-        mean_prompt_tokens: float | None,
-        mean_output_tokens: float | None,
-        replicas: int,
-    ) -> Capacity:
-        """The Capacity at the present mix of lengths, or at the settings' where nothing was measured.
+    def capacity(self, beliefs: CapacityBeliefs, lengths: Lengths, replicas: int) -> Capacity:
+        """The Capacity at the present lengths, or at the settings' where they were not measured.
 
         Known sizes are `SIZES`, or 1 after a load test.
         """
         s = self.settings
-        prompt = _rounded(s.mean_prompt_tokens if mean_prompt_tokens is None else mean_prompt_tokens)
-        output = _rounded(s.mean_output_tokens if mean_output_tokens is None else mean_output_tokens)
-        known = _capacity(self.replica, self.slo, self.startup, self.source, prompt, output)
+        prompt = s.mean_prompt_tokens if lengths.mean_prompt_tokens is None else lengths.mean_prompt_tokens
+        output = s.mean_output_tokens if lengths.mean_output_tokens is None else lengths.mean_output_tokens
+        mix = _rounded(prompt, output, lengths.prompt_cv, lengths.output_cv)
+        known = _capacity(self.replica, self.slo, self.startup, self.source, mix)
         if s.feasible_requests_per_second is None:
             return known
-        mix = _rounded(s.mean_prompt_tokens), _rounded(s.mean_output_tokens)
-        then = _capacity(self.replica, self.slo, self.startup, self.source, *mix)
-        tested = (
-            then.seconds_per_request
-            + then.seconds_per_prompt_token * s.mean_prompt_tokens
-            + then.seconds_per_output_token * s.mean_output_tokens
-        )
-        load = significant(s.feasible_requests_per_second * tested)
+        then = _rounded(s.mean_prompt_tokens, s.mean_output_tokens, None, None)
+        tested = _weights(self.replica.laws[0], _mix(then))
+        work = tested[0] * s.mean_prompt_tokens + tested[1] * s.mean_output_tokens
+        load = significant(s.feasible_requests_per_second * work)
         return replace(known, feasible_load=((1, load),), source="load test")
 
     def refit(self, beliefs: CapacityBeliefs, observations: Sequence[Observation]) -> CapacityBeliefs:
@@ -111,9 +102,21 @@ class PriorCapacity:
         return beliefs
 
 
-def _rounded(tokens: float) -> int:
-    """The exponent of the nearest power of `MIX_STEP`, at least one token: so many mixes are worth telling apart."""
-    return round(math.log(max(1.0, tokens)) / math.log(MIX_STEP))
+def _rounded(prompt: float, output: float, prompt_cv: float | None, output_cv: float | None) -> tuple[int, ...]:
+    """The nearest mix that is told apart: exponents of `MIX_STEP` for means, multiples of `CV_STEP` for variations.
+
+    Means are at least one token; an unknown variation is that of chat traffic.
+    """
+    cvs = (PROMPT_CV if prompt_cv is None else prompt_cv, OUTPUT_CV if output_cv is None else output_cv)
+    means = (round(math.log(max(1.0, tokens)) / math.log(MIX_STEP)) for tokens in (prompt, output))
+    return (*means, *(round(min(cv, MOST_CV) / CV_STEP) for cv in cvs))
+
+
+def _mix(rounded: tuple[int, ...]) -> Mix:
+    prompt, output, prompt_cv, output_cv = rounded
+    return Mix(
+        prompt=MIX_STEP**prompt, output=MIX_STEP**output, prompt_cv=CV_STEP * prompt_cv, output_cv=CV_STEP * output_cv
+    )
 
 
 def _replica(settings: ReplicaSettings, known: Profile | None) -> _Replica:
@@ -130,80 +133,56 @@ def _replica(settings: ReplicaSettings, known: Profile | None) -> _Replica:
         ingress_seconds=base.ingress_seconds,
     )
     if known is None:
-        return _Replica(laws=(GENERIC_LAW,), engine=engine, margin=GENERIC_MARGIN)
-    return _Replica(laws=laws_of(known), engine=engine, margin=MARGIN)
+        return _Replica(laws=(GENERIC_LAW,), engine=engine, margin=GENERIC_MARGIN, routing=settings.routing)
+    return _Replica(laws=laws_of(known), engine=engine, margin=MARGIN, routing=settings.routing)
 
 
-def laws_of(known: Profile) -> tuple[Law, ...]:
-    """The profile's affine laws with host time: linear first, then the roofline above and below its floor.
-
-    Above the floor a decode token costs b + c; below, the step costs b * floor whatever it holds.
-    """
+def laws_of(known: Profile) -> tuple[Law, Law]:
+    """The profile's laws with host time: the linear one, and the roofline with its floor, where decode tokens cost b too."""
     step, each = known.host.per_step_seconds, known.host.per_sequence_seconds
     line, roof = known.linear, known.roofline
     return (
         Law(a=line.a + step, b=line.b, c=line.c + each, d=line.d, e=line.e),
-        Law(a=roof.a + step, b=roof.b, c=roof.b + roof.c + each, d=roof.d, e=roof.e),
-        Law(a=roof.a + roof.b * roof.floor_tokens + step, b=0.0, c=roof.c + each, d=roof.d, e=roof.e),
+        Law(a=roof.a + step, b=roof.b, c=roof.b + roof.c + each, d=roof.d, e=roof.e, floor=roof.floor_tokens),
     )
+
+
+def _weights(law: Law, mix: Mix) -> tuple[float, float]:
+    """Replica-seconds per prompt token and per output token, as they are written down."""
+    return significant(prompt_weight(law, mix)), significant(output_weight(law, mix))
 
 
 @lru_cache(maxsize=4096)
 def _capacity(
-    replica: _Replica, slo: Slo, startup: tuple[tuple[float, float], ...], source: str, prompt: int, output: int
+    replica: _Replica, slo: Slo, startup: tuple[tuple[float, float], ...], source: str, rounded: tuple[int, ...]
 ) -> Capacity:
-    mix = Mix(prompt=MIX_STEP**prompt, output=MIX_STEP**output, prompt_cv=PROMPT_CV, output_cv=OUTPUT_CV)
-    law = replica.laws[0]
+    mix = _mix(rounded)
+    prompt, output = _weights(replica.laws[0], mix)
+    work = request_work(replica.laws[0], mix)
+    rates = feasible_rates(replica.laws[-1], mix, replica.engine, slo, replica.margin, replica.routing)
     return Capacity(
         seconds_per_request=0.0,
-        seconds_per_prompt_token=significant(prompt_weight(law, mix)),
-        seconds_per_output_token=significant(output_weight(law, mix)),
-        feasible_load=tuple(
-            (n, significant(load)) for n, load in zip(SIZES, _between(replica, slo, prompt, output), strict=True)
-        ),
+        seconds_per_prompt_token=prompt,
+        seconds_per_output_token=output,
+        feasible_load=tuple((n, significant(max(LEAST_LOAD, rate * work))) for n, rate in rates),
         startup_seconds=startup,
         mean_output_tokens=significant(mix.output),
         source=source,
     )
 
 
-def _between(replica: _Replica, slo: Slo, prompt: int, output: int) -> list[float]:
-    """Feasible loads between the four nearest mixes of a coarser grid, so that loads move smoothly and cost little."""
-    x, y = prompt // COARSE, output // COARSE
-    p, q = prompt / COARSE - x, output / COARSE - y
-    corners = [(x, y, (1 - p) * (1 - q)), (x + 1, y, p * (1 - q)), (x, y + 1, (1 - p) * q), (x + 1, y + 1, p * q)]
-    loads = [0.0] * len(SIZES)
-    for i, j, share in corners:
-        if share > 0.0:
-            known = _loads(replica, slo, i * COARSE, j * COARSE)
-            loads = [total + share * load for total, load in zip(loads, known, strict=True)]
-    return loads
-
-
-@lru_cache(maxsize=4096)
-def _loads(replica: _Replica, slo: Slo, prompt: int, output: int) -> tuple[float, ...]:
-    """Feasible load in Erlangs for each of `SIZES` at one mix of the coarser grid."""
-    mix = Mix(prompt=MIX_STEP**prompt, output=MIX_STEP**output, prompt_cv=PROMPT_CV, output_cv=OUTPUT_CV)
-    work = request_work(replica.laws[0], mix)
-    rates = feasible_rates(replica.laws, mix, replica.engine, slo, replica.margin)
-    return tuple(max(LEAST_LOAD, rate * work) for _, rate in rates)
-
-
 def feasible_rates(
-    laws: tuple[Law, ...], mix: Mix, engine: Engine, slo: Slo, margin: float = MARGIN
+    law: Law, mix: Mix, engine: Engine, slo: Slo, margin: float = MARGIN, routing: Routing = "least_loaded"
 ) -> tuple[tuple[int, float], ...]:
-    """Requests per second and replica within the SLO, as pairs (replicas, rate) for `SIZES`; the least over `laws`.
+    """Requests per second and replica within the SLO, as pairs (replicas, rate) for `SIZES`.
 
     Non-decreasing in the replicas and, where an idle replica meets the SLO, non-increasing in every coefficient.
     """
-    ceiling = min(mean_rate(law, mix, engine, slo) for law in laws)
+    ceiling = mean_rate(law, mix, engine, slo)
     rates, least = [], 0.0
     for n in SIZES:
-        rate = ceiling
-        for law in laws:
-            rate = _tail_rate(law, mix, engine, slo, n, least, rate)
-        least = rate
-        rates.append((n, margin * (1.0 - LONELY / n) * rate))
+        least = _tail_rate(law, mix, engine, slo, Routed(replicas=n, routing=routing), least, ceiling)
+        rates.append((n, margin * (1.0 - LONELY / n) * least))
     return tuple(rates)
 
 
@@ -216,23 +195,40 @@ def mean_rate(law: Law, mix: Mix, engine: Engine, slo: Slo) -> float:
     )
 
 
-def _tail_rate(law: Law, mix: Mix, engine: Engine, slo: Slo, replicas: int, low: float, high: float) -> float:
+def _tail_rate(law: Law, mix: Mix, engine: Engine, slo: Slo, routed: Routed, low: float, high: float) -> float:
     """The largest rate in [low, high] at which no more requests break the SLO than are allowed; at least `low`.
 
     Some break it on an idle replica (a prompt too long for the limit), and no number of replicas helps them.  Where they
-    use up more than half of what the SLO allows, load may still add another half of it, or half as many again.
+    use up most of what the SLO allows, load may still add a quarter of it, or a quarter as many again.
+
+    The logarithm of the violations is near linear in the rate: its root is found by false position (Illinois).
     """
-    if law.b <= 0.0:  # below the floor of the roofline prefill is free: its time is the other laws' business
-        return high
     limits, allowed = (slo.ttft_seconds, slo.itl_seconds), 1.0 - slo.attainment_fraction
-    hopeless = violations(law, mix, engine, limits, 0.0, replicas)
-    allowed = max(allowed, hopeless + allowed / 2.0, 1.5 * hopeless)
-    if violations(law, mix, engine, limits, high, replicas, allowed) <= allowed:
+    hopeless = violations(law, mix, engine, limits, 0.0, routed)
+    allowed = max(allowed, hopeless + allowed / 4.0, 1.25 * hopeless)
+
+    def excess(rate: float) -> float:
+        share = violations(law, mix, engine, limits, rate, routed, 8.0 * allowed)
+        return math.log(max(share, 1e-6 * allowed) / allowed)
+
+    above = excess(high)
+    if above <= 0.0:
         return high
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2.0
-        if violations(law, mix, engine, limits, middle, replicas, allowed) <= allowed:
-            low = middle
+    below = excess(low)
+    if below > 0.0:
+        return low
+    last = 0
+    for _ in range(STEPS):
+        if high - low <= PRECISION * high:
+            break
+        rate = low + (high - low) * min(0.9, max(0.1, below / (below - above)))
+        value = excess(rate)
+        if value <= 0.0:
+            low, below = rate, value
+            above = above / 2.0 if last < 0 else above
+            last = -1
         else:
-            high = middle
+            high, above = rate, value
+            below = below / 2.0 if last > 0 else below
+            last = 1
     return low

@@ -1,24 +1,27 @@
-"""What one replica carries within an SLO, by closed forms over an affine step law.
+"""What one replica carries within an SLO, by closed forms over a step law.
 
 An engine step with P prefill tokens, N decode sequences of K context tokens and A attention pairs of prefill chunks takes
-``a + b*P + c*N + d*K + e*A`` seconds.  A request of x prompt and y output tokens adds
-``g = b*x + e*x^2/2 + y*(c + d*(x + y/2))`` to steps.  On a replica that is never idle ``ITL = a / (1 - rate*g)``.
+``a + b*P + c*N + d*K + e*A + b*max(0, floor - P - N)`` seconds: a step shorter than `floor` tokens costs as much as that
+many, because the weights are read anyway.  Without a floor, a request of x prompt and y output tokens adds
+``g = b*x + e*x^2/2 + y*(c + d*(x + y/2))`` to steps, and on a replica that is never idle ``ITL = a / (1 - rate*g)``.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Law:
-    """Coefficients of the step time in seconds, host time included."""
+    """Coefficients of the step time in seconds, host time included, and the floor of a step in tokens."""
 
     a: float
     b: float
     c: float
     d: float
     e: float = 0.0
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +74,39 @@ def request_work(law: Law, mix: Mix) -> float:
     return mix.prompt * prompt_weight(law, mix) + mix.output * output_weight(law, mix)
 
 
+def sides(law: Law, mix: Mix) -> tuple[tuple[float, float], ...]:
+    """(a, g) of the affine laws that the law with a floor is at least: above the floor, and where decode steps are below.
+
+    Below, the floor joins the fixed part, decode tokens cost no `b`, and a prefill spares one step its floor.
+    """
+    work = request_work(law, mix)
+    if law.floor <= 0.0:
+        return ((law.a, work),)
+    spared = law.b * min(law.floor, mix.prompt) + mix.output * min(law.b, law.c)
+    return (law.a, work), (law.a + law.b * law.floor, max(1e-12, work - spared))
+
+
+def mean_step(law: Law, mix: Mix, rate: float) -> float:
+    """Mean seconds of a step at `rate` requests per second, the mean inter-token latency; inf beyond saturation."""
+    longest = 0.0
+    for a, work in sides(law, mix):
+        left = 1.0 - rate * work
+        if left <= 0.0:
+            return math.inf
+        longest = max(longest, a / left)
+    return longest
+
+
 def itl_rate(law: Law, mix: Mix, itl_seconds: float) -> float:
     """Requests per second at which the mean inter-token latency is `itl_seconds`; 0 if even an idle replica is slower."""
-    return max(0.0, 1.0 - law.a / itl_seconds) / request_work(law, mix)
+    return min(max(0.0, 1.0 - a / itl_seconds) / work for a, work in sides(law, mix))
 
 
 def kv_rate(law: Law, mix: Mix, kv_tokens: float) -> float:
     """Requests per second whose contexts fill `kv_tokens` on average."""
-    return kv_tokens / (kv_tokens * request_work(law, mix) + law.a * mix.output * mix.context)
+    return min(kv_tokens / (kv_tokens * work + a * mix.output * mix.context) for a, work in sides(law, mix))
 
 
 def seat_rate(law: Law, mix: Mix, seats: float) -> float:
     """Requests per second that take `seats` seats on average."""
-    return seats / (seats * request_work(law, mix) + law.a * mix.output)
+    return min(seats / (seats * work + a * mix.output) for a, work in sides(law, mix))
