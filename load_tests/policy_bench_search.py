@@ -1,8 +1,8 @@
 """Which knobs are run: all of them, or only those that decide what is read off a frontier.
 
 A bracket search runs a few knobs, then halves the interval between the two points of the frontier that enclose each wanted
-attainment until they are neighbours, and at last runs the knobs beside them, in case cost does not rise with the knob.  What
-it leaves out lies on neither side of a place that is read.
+attainment until they are neighbours, and on the test days runs the knobs beside them too, in case cost does not rise with
+the knob.  What it leaves out lies on neither side of a place that is read.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def _missing(found: Results, contender: Contender, part: str, wanted: list[float
         between = {i for i in range(min(ends), max(ends)) if i not in run} if ends else set()
         if between:
             out.add(sorted(between)[len(between) // 2])
+            continue
+        if part == "train":  # a knob is picked there, no cost is read
             continue
         beside = {i + step for i in ends for step in (-1, 1)}
         out |= {i for i in beside if 0 <= i < len(contender.knobs) and i not in run}
