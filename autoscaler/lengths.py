@@ -13,7 +13,6 @@ LENGTHS_HALF_LIFE_SECONDS = 1800.0
 # A spread is believed once histograms of so many seconds are behind it.  Seconds, not requests: what is believed of
 # replicas must not depend on how much demand there is.
 LEAST_SECONDS = 300.0
-_PARTS = 6  # of a bucket
 
 
 def with_lengths(state: State, observation: Observation) -> State:
@@ -59,68 +58,31 @@ def lengths_of(state: State) -> Lengths:
 def histogram_moments(histogram: Histogram) -> tuple[float, float] | None:
     """(mean, mean square) of the lengths in a histogram; None without samples.
 
-    Lengths start at one token, and the last, open bucket is taken as twice as wide as its bound.  Inside a bucket the density
-    over the logarithm of lengths leans towards the denser neighbour.  Where the sum is known, all lengths are moved towards
-    the upper (or lower) ends of their buckets by the one share that gives the true mean.  vLLM's buckets are coarse (1, 2, 5,
-    10, ...): the spread of lengths that share one bucket stays unknown, and a coefficient of variation below about 0.2 cannot
-    be told from 0.
+    Lengths start at one token, and the last, open bucket is taken as twice as wide as its bound.  Log-uniform lengths inside
+    buckets of width h (in logarithms) are spread wider than smooth lengths were before they were sorted into buckets:
+    their k-th moment is too large by about exp(k^2 h^2 / 12), which is taken off (Sheppard's correction, twice).  The mean is
+    the true one where the sum is known.  vLLM's buckets are coarse (1, 2, 5, 10, ...): lengths that share one bucket read
+    as all alike, so that a coefficient of variation below about 0.2 cannot be told from 0.
     """
     total = histogram.total
     if not _some(total):
         return None
-    parts = _parts(histogram, total)
-    mean = math.fsum(share * inner for share, _, _, inner, _ in parts)
-    pull, up = 0.0, False
-    if histogram.sum is not None:
-        true = histogram.sum / total
-        up = true > mean
-        end = math.fsum(share * (high if up else low) for share, low, high, _, _ in parts)
-        pull = min(1.0, max(0.0, (true - mean) / (end - mean))) if end != mean else 0.0
+    low = 1.0
     first = square = 0.0
-    for share, low, high, inner, variance in parts:
-        moved = inner + pull * ((high if up else low) - inner)
-        first += share * moved
-        square += share * (moved * moved + (1.0 - pull) ** 2 * variance)
-    return (first, square) if math.isfinite(square) else None
-
-
-def _parts(histogram: Histogram, total: float) -> list[tuple[float, float, float, float, float]]:
-    """Parts of buckets, each with (share of lengths, bounds of its bucket, mean, variance) of log-uniform lengths."""
-    low, buckets = 1.0, []
     for upper, count in zip((*histogram.upper_bounds, math.inf), histogram.counts, strict=True):
         high = max(low, 2.0 * low if upper == math.inf else upper)
         width = math.log(high / low)
-        buckets.append((low, high, width, count / total, count / total / width if width > 0.0 else 0.0))
+        share, off = count / total, math.exp(-width * width / 12.0)
+        if width > 0.0:
+            first += share * off * (high - low) / width
+            square += share * off**4 * (high - low) * (high + low) / (2.0 * width)
+        else:
+            first += share * low
+            square += share * low * low
         low = high
-    parts: list[tuple[float, float, float, float, float]] = []
-    for i, (low, high, width, share, density) in enumerate(buckets):
-        if share <= 0.0:
-            continue
-        if width <= 0.0:
-            parts.append((share, low, high, low, 0.0))
-            continue
-        before = buckets[i - 1] if i > 0 else (low, low, 0.0, 0.0, 0.0)
-        after = buckets[i + 1] if i + 1 < len(buckets) else (high, high, 0.0, 0.0, 0.0)
-        weights = []
-        for k in range(_PARTS):
-            aside = (k + 0.5) / _PARTS - 0.5  # from the middle, in widths of the bucket
-            neighbour = after if aside > 0.0 else before
-            slope = (neighbour[4] - density) / (0.5 * (width + neighbour[2]))
-            weights.append(max(0.0, density + slope * abs(aside) * width))
-        step = width / _PARTS
-        for k, weight in enumerate(weights):
-            inner = _log_uniform(low * math.exp(k * step), low * math.exp((k + 1) * step))
-            parts.append((share * weight / math.fsum(weights), low, high, *inner))
-    return parts
-
-
-def _log_uniform(low: float, high: float) -> tuple[float, float]:
-    """Mean and variance of a log-uniform number between the two."""
-    log = math.log(high / low)
-    if log < 1e-6:
-        return low, 0.0
-    mean = (high - low) / log
-    return mean, max(0.0, (high * high - low * low) / (2.0 * log) - mean * mean)
+    mean = first if histogram.sum is None else histogram.sum / total
+    square = max(1.0, square / (first * first)) * mean * mean
+    return (mean, square) if math.isfinite(square) else None
 
 
 def _with_histogram(known: Moments | None, histogram: Histogram | None, window: float, decay: float) -> Moments | None:

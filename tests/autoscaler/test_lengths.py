@@ -29,25 +29,32 @@ def cv_of(moments) -> float:
     return math.sqrt(max(0.0, square / mean**2 - 1))
 
 
-@pytest.mark.parametrize(("mean", "cv"), [(1155, 1.0), (211, 0.8), (803, 0.4), (27, 1.0), (4000, 0.5), (410, 1.3)])
+@pytest.mark.parametrize(
+    ("mean", "cv"), [(1155, 1.0), (211, 0.8), (803, 0.4), (13.4, 0.5), (27, 1.0), (4000, 0.5), (410, 1.3)]
+)
 def test_the_spread_of_many_lengths_is_found(mean, cv):
     rng, square = random.Random(5), math.log1p(cv * cv)
     values = [max(1, round(mean * math.exp(math.sqrt(square) * rng.gauss(0, 1) - square / 2))) for _ in range(5000)]
     true = math.sqrt(sum(v * v for v in values) / len(values) / (sum(values) / len(values)) ** 2 - 1)
     found = histogram_moments(histogram(values))
     assert found[0] == pytest.approx(sum(values) / len(values), rel=1e-9)
-    assert true - 0.01 <= cv_of(found) <= true + 0.065  # rather too high than too low
+    assert cv_of(found) == pytest.approx(true, abs=0.05)
 
 
 @pytest.mark.parametrize("length", [1, 2, 14, 803, 1000, 1001])
-def test_equal_lengths_are_read_as_nearly_equal(length):
-    assert cv_of(histogram_moments(histogram([length] * 50))) < 0.25
+def test_equal_lengths_are_read_as_equal(length):
+    assert cv_of(histogram_moments(histogram([length] * 50))) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_without_a_sum_the_buckets_alone_speak():
     values = [100 + 10 * i for i in range(200)]
     found = histogram_moments(histogram(values, with_sum=False))
     assert found[0] == pytest.approx(sum(values) / len(values), rel=0.1)
+
+
+def test_two_kinds_of_requests_are_told_from_one():
+    found = histogram_moments(histogram([100] * 500 + [3000] * 500))
+    assert cv_of(found) == pytest.approx(1450 / 1550, abs=0.1)
 
 
 def test_no_samples_say_nothing():
@@ -57,7 +64,7 @@ def test_no_samples_say_nothing():
 @given(st.lists(st.integers(1, 200_000), min_size=1, max_size=60))
 def test_the_mean_is_kept_and_squares_are_possible(values):
     mean, square = histogram_moments(histogram(values))
-    assert mean == pytest.approx(sum(values) / len(values), rel=1e-6) or max(values) > 2 * BOUNDS[-1]
+    assert mean == pytest.approx(sum(values) / len(values))
     assert square >= mean * mean * (1 - 1e-9)
 
 
@@ -76,7 +83,7 @@ def test_a_spread_is_believed_after_a_while_whatever_the_demand():
         state = seen(state, [500, 700, 900, 4000] * times, 60)
         told = lengths_of(state)
         assert told.prompt_cv == pytest.approx(told.output_cv)
-        assert told.prompt_cv == pytest.approx(0.95, abs=0.1)
+        assert told.prompt_cv == pytest.approx(0.95, abs=0.12)
 
 
 def test_more_of_the_same_demand_has_the_same_lengths():
