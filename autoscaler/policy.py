@@ -92,9 +92,9 @@ class Backlog:
         if queued is None or capacity is None:
             return None
         work = facts.work(60)
-        feasible = capacity.feasible(facts.current)
         ahead = queued if work is None else facts.projected_backlog(queued, work, capacity.startup(0.9))
-        wanted = replicas_for(((work or 0.0) + ahead / self.settings.drain_seconds) / feasible)
+        wanted = capacity.replicas((work or 0.0) + ahead / self.settings.drain_seconds)
+        feasible = capacity.feasible(wanted)
         if work is None:  # the queue alone may raise, but says nothing about what may be given up
             wanted = max(wanted, facts.current)
         return _reason(
@@ -148,10 +148,11 @@ class Ahead:
         if self.trusted_only and not trusted(forecast, self.settings.quantile):
             return None
         value = forecast.value(0, self.settings.quantile)
-        feasible = capacity.feasible(facts.current)
+        wanted = capacity.replicas(value)
+        feasible = capacity.feasible(wanted)
         start, end = forecast.windows[0]
         return _reason(
-            "predictive", facts, replicas_for(value / feasible), quantile=self.settings.quantile, work=value,
+            "predictive", facts, wanted, quantile=self.settings.quantile, work=value,
             feasible_load=feasible, start_seconds=start, end_seconds=end, expert=forecast.expert,
         )  # fmt: skip
 
@@ -167,7 +168,7 @@ def trusted(forecast: Forecast, quantile: float) -> bool:
 class Work:
     """Carry the work that arrives at `utilization_fraction` of what replicas can, and drain the queue meanwhile.
 
-    replicas = (work / utilization + backlog / drain_seconds) / feasible load.  With no
+    replicas = (work / utilization + backlog / drain_seconds) / feasible load of so many.  With no
     replica ready the newest Observation alone counts if it says more: a wake does not wait for an average.
     """
 
@@ -182,8 +183,8 @@ class Work:
         if work is None or capacity is None:
             return None
         queued = facts.backlog()
-        feasible = capacity.feasible(facts.current)
-        wanted = replicas_for((work / s.utilization_fraction + (queued or 0.0) / s.drain_seconds) / feasible)
+        wanted = capacity.replicas(work / s.utilization_fraction + (queued or 0.0) / s.drain_seconds)
+        feasible = capacity.feasible(wanted)
         return _reason(
             "wake" if asleep and facts.current == 0 and wanted else "reactive", facts, wanted, work=work,
             queued_seconds=queued, feasible_load=feasible, utilization_fraction=s.utilization_fraction,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from autoscaler.errors import ConfigError
+from autoscaler.units import replicas_for
 
 
 def _finite(owner: str, low: float = 0.0, high: float = math.inf, **fields: float | None) -> None:
@@ -346,6 +347,13 @@ class Capacity:
                 share = (1 / math.sqrt(n0) - 1 / math.sqrt(n)) / (1 / math.sqrt(n0) - 1 / math.sqrt(n1))
                 return load0 + (load1 - load0) * share
         return known[-1][1]
+
+    def replicas(self, load: float) -> int:
+        """The least number of replicas that carry `load` Erlangs together, each what one of so many carries."""
+        n = max(1, replicas_for(load / self.feasible_load[-1][1]))
+        while n < self.feasible_load[-1][0] and replicas_for(load / self.feasible(n)) > n:
+            n += 1
+        return max(n, replicas_for(load / self.feasible(n))) if load > 0.0 else 0
 
     def startup(self, quantile: float) -> float:
         """Start-up time in seconds at the least known quantile not below `quantile` (the largest known one beyond)."""

@@ -213,7 +213,7 @@ def test_backlog_counts_what_will_be_queued_when_help_comes() -> None:
     feasible = CAPACITY.feasible(4)
     ahead = 30 + 60 * (3 - 4 * feasible)
     assert dict(busy.inputs)["queued_when_ready_seconds"] == pytest.approx(ahead)
-    assert busy.after == -(-(3 + ahead / 30) // feasible)
+    assert busy.after == CAPACITY.replicas(3 + ahead / 30)
     assert Backlog(settings=BacklogSettings()).recommend(facts(replace(seen(), load=None))) is None
 
 
@@ -237,11 +237,10 @@ def test_silent_replicas_are_taken_to_queue_like_the_others() -> None:
 
 def test_work_adds_headroom_and_the_queue() -> None:
     policy = Work(settings=WorkSettings(utilization_fraction=0.8, drain_seconds=30.0))
-    feasible = CAPACITY.feasible(4)
     reason = policy.recommend(facts(seen(rate=6.0, waiting=60.0)))
     assert reason is not None
     assert reason.rule == "reactive"
-    assert reason.after == -(-(3 / 0.8 + 30 / 30) // feasible)
+    assert reason.after == CAPACITY.replicas(3 / 0.8 + 30 / 30) == 7  # seven carry 0.713 Erlangs each
     assert number(policy, facts(seen(rate=0.0))) == 0
     assert number(policy, facts(seen(rate=None))) is None
 
@@ -253,7 +252,7 @@ def test_a_wake_goes_by_the_newest_observation() -> None:
     assert reason is not None
     assert reason.rule == "wake"
     assert dict(reason.inputs)["work"] == pytest.approx(3.0)
-    assert reason.after == 8  # 3 / 0.8 / 0.5
+    assert reason.after == 6  # 3 / 0.8 Erlangs; six carry 0.703 each
     awake = Work().recommend(facts(*night, replace(first, replicas=Replicas(desired=1, ready=1))))
     assert awake is not None
     assert awake.after < reason.after
@@ -287,7 +286,7 @@ def test_ahead_takes_its_quantile_of_the_first_window() -> None:
     policy = Ahead(settings=PredictiveSettings(quantile=0.95))
     reason = policy.recommend(facts(forecast=forecast))
     assert reason is not None
-    assert reason.after == -(-4.0 // CAPACITY.feasible(4))
+    assert reason.after == CAPACITY.replicas(4.0)
     assert dict(reason.inputs)["expert"] == "last"
     assert number(Ahead(settings=PredictiveSettings(quantile=0.99)), facts(forecast=forecast)) is None
     assert number(policy, facts()) is None
@@ -305,3 +304,11 @@ def test_settings_choose_their_policy() -> None:
     assert isinstance(policy_of(TargetTrackingSettings(signal="waiting_requests", target=5.0)), TargetTracking)
     assert isinstance(policy_of(WorkSettings()), Work)
     assert isinstance(policy_of(PredictiveSettings()), Ahead)
+
+
+@pytest.mark.parametrize("load", [0.0, 0.3, 0.5, 0.51, 1.3, 2.0, 7.7, 51.0, 51.3, 400.0])
+def test_replicas_are_as_few_as_carry_the_load(load: float) -> None:
+    n = CAPACITY.replicas(load)
+    assert n * CAPACITY.feasible(n) >= load * (1 - 1e-9)
+    assert n == 0 or (n - 1) * CAPACITY.feasible(n - 1) < load
+    assert (n == 0) == (load == 0.0)
