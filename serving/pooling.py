@@ -17,7 +17,7 @@ Routing = Literal["round_robin", "least_loaded", "two_choices"]
 
 # How much of a lonely replica is left in one of n: n to this power.  Set, like all constants here, by the simulated plant.
 _ALONE = -0.7
-_TURN = 1.0  # mean gaps between arrivals at the pool that a replica just picked is spared
+_TURN = 1.5  # mean gaps between arrivals at the pool that a replica just picked is spared
 _QUEUE_TURN = 1.5  # the same for a prefill that finds another one
 # Two random choices balance less well than a look at all replicas.
 _TWO_ALONE = 0.45

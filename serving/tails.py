@@ -28,7 +28,7 @@ _OUTPUTS = _points((0.0, 0.005, 0.02, 0.05, 0.12, 0.3, 0.7, 1.0))
 _RESIDENTS = _points((0.0, 0.5, 0.85, 0.96, 0.99, 0.997, 1.0))
 _LONGEST = (0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 0.8)  # shares of prompts that are longer
 # Behind a balancing router: how far the time in which newcomers delay a request is that of late ones, not the usual.
-_LATE = 0.2
+_LATE = 0.3
 
 
 @lru_cache(maxsize=1024)
@@ -78,7 +78,7 @@ def _state(law: Law, mix: Mix, engine: Engine, pool: Routed, rate: float) -> _St
     if step == math.inf:
         return None
     times, each = prefills(law, mix), output_weight(law, mix)
-    running = rate * mix.output * step
+    running = rate * max(0.0, mix.output - 1.0) * step  # the first token comes with the prefill
     beside = _decode_step(law, each, running)
     full = law.b * engine.budget_tokens
     service = times.mean * (1.0 + beside / full)

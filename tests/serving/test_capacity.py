@@ -178,7 +178,7 @@ def test_lengths_that_are_all_alike_are_easier_to_serve():
     m = model("llama-3.1-70b_bf16_a100_tp4", Slo(ttft_seconds=2.0, itl_seconds=0.08))
     alike = told(m, 803.0, 14.0, prompt_cv=0.0, output_cv=0.3)
     chat = told(m, 803.0, 14.0, prompt_cv=1.0, output_cv=0.8)
-    assert alike.feasible(8) > 2.0 * chat.feasible(8)
+    assert alike.feasible(8) > 1.7 * chat.feasible(8)
     assert chat == told(m, 803.0, 14.0)  # what is believed until lengths were seen
 
 
