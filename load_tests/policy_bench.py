@@ -13,7 +13,7 @@ from autoscaler.errors import ConfigError
 from load_tests.campaign import check_place, progress_bar
 from load_tests.policy_bench_cache import Cache, default_directory
 from load_tests.policy_bench_cases import Asked, Case, asked, case_of, knobbed
-from load_tests.policy_bench_cells import CellResult, Engine
+from load_tests.policy_bench_cells import CellResult, Engine, Own
 from load_tests.policy_bench_compare import Comparison, Results, compare, corrected, gather
 from load_tests.policy_bench_run import Backend, Progress, run_cells
 from load_tests.policy_bench_search import first_knobs, more_knobs
@@ -55,10 +55,14 @@ def _numbered(progress: Progress | None, number: int | None) -> Progress | None:
 
 
 def compare_scenarios(
-    *scenarios: Scenario, cache: Path | None = None, jobs: int = 1, backend: Backend = "loky", knobs: int = 16
-) -> list[Comparison]:
-    """The policies of each scenario at equal attainment, from Python.  `cache` keeps finished runs below that directory."""
-    cases = [case_of(scenario, knobs=knobs) for scenario in scenarios]
+    *scenarios: Scenario, also: Sequence[Own] = (), cache: Path | None = None, jobs: int = 1, backend: Backend = "loky",
+    knobs: int = 16,
+) -> list[Comparison]:  # fmt: skip
+    """The policies of each scenario, and your own, at equal attainment.
+
+    `cache` keeps finished runs below that directory.  Raises ConfigError for what cannot be compared.
+    """
+    cases = [case_of(scenario, knobs=knobs, also=also) for scenario in scenarios]
     return run_cases(cases, cache=None if cache is None else Cache(cache), backend=backend, jobs=jobs)[0]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from autoscaler.errors import ConfigError
-from load_tests.policy_bench_cells import Cell, Engine, OracleSettings
+from load_tests.policy_bench_cells import Cell, Engine, OracleSettings, Own
 from load_tests.policy_bench_contenders import Contender, contenders
 from load_tests.scenario import Scenario
 from load_tests.shapes import DAY
@@ -116,9 +116,9 @@ def _asked(
 
 def case_of(
     scenario: Scenario, *, targets: tuple[float, ...] | None = None, engine: Engine = "plant", oracle: bool = False,
-    knobs: int = 16,
+    knobs: int = 16, also: Sequence[Own] = (),
 ) -> Case:  # fmt: skip
-    """The case of a scenario file: its policies compete on the days of its window.
+    """The case of a scenario file: its policies, and those given, compete on the days of its window.
 
     Days on which something may be tuned are those of the trace's facts, for other files of at least two days the first half.
     A window that lies wholly in one part is a test.  Raises ConfigError where no policy could be compared.
@@ -135,7 +135,7 @@ def case_of(
         notes.append("No part to tune on: the window lies within one part, or is shorter than two days.")
     if isinstance(scenario.traffic, TraceTraffic) and split is not None and end <= split * DAY and split < span / DAY:
         notes.append("The window lies in the days on which things may be tuned: no claim about other days.")
-    made = contenders(scenario.policies, knobs=knobs)
+    made = contenders((*scenario.policies, *also), knobs=knobs)
     if len(made) < 2 and not oracle:
         raise ConfigError("policies", f"{[c.name for c in made]!r} must be at least two, to be compared")
     return Case(

@@ -7,26 +7,28 @@ every file it names, the policy's settings, the seed, the engine, and the source
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import platform
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 import autoscaler
-from load_tests.campaign import Prepared, contestants_of, prepare
-from load_tests.contestants import Contestant
+from load_tests.campaign import Prepared, contestants_of, peer_facts, prepare
+from load_tests.contestants import Contestant, PeerContestant
 from load_tests.kernel_state import Floats
-from load_tests.peers import StaticSettings
+from load_tests.peers import Peer, PeerFacts, StaticSettings
 from load_tests.run import Judged, ReplicaSeconds, Run, Timeline, judge
-from load_tests.scenario import Policy, Scenario
+from load_tests.scenario import Policy, PoolPolicy, Scenario
 from load_tests.shapes import DAY
 from load_tests.simulator import Setup, Simulation
 from load_tests.traces import BUILTIN
@@ -38,6 +40,13 @@ Spans = list[tuple[float, float]]
 _PACKAGES = ("autoscaler", "forecast", "serving", "load_tests")
 _SHOWS = ("report", "bench", "policy_bench", "demo", "drills", "main", "validation", "measured", "closed_loop")
 _DECIDES = ("policy_bench_cells.py",)
+
+# What only this project's policies run: a change there changes no digit of anybody else's.
+_OURS = (
+    "forecast/", "serving/capacity", "serving/closed_forms", "serving/tails", "autoscaler/policy", "autoscaler/limits",
+    "autoscaler/step", "autoscaler/loop", "autoscaler/record", "autoscaler/log", "autoscaler/views", "autoscaler/testing",
+    "autoscaler/facts", "autoscaler/ports", "autoscaler/cron", "autoscaler/embed",
+)  # fmt: skip
 
 # Nobody looks at a timeline: a row a day is enough.  Policies decide at their own intervals.
 _NO_ROWS = 86_400
@@ -51,12 +60,31 @@ class OracleSettings:
     attainment_fraction: float
 
 
+@runtime_checkable
+class Own(Protocol):
+    """A policy from outside, as a frozen dataclass of its settings; `headroom` 2 asks for about twice the replicas of 1.
+
+    It is known by its settings and by its source: a class whose file cannot be read is run anew in every process.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in the tables."""
+
+    @property
+    def headroom(self) -> float:
+        """The one knob; 1 as shipped."""
+
+    def peer(self, facts: PeerFacts) -> Peer:
+        """A new decision maker; `facts` are what peers may be told of the plant."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """What is run: `scenario` has its window and history; its own seeds and policies are not looked at."""
 
     scenario: Scenario
-    policy: Policy | OracleSettings
+    policy: Policy | Own | OracleSettings
     seed: int
     engine: Engine = "plant"
 
@@ -118,11 +146,11 @@ def scored_spans(scenario: Scenario, setup: Setup) -> Iterator[tuple[int, Spans]
             yield day, spans
 
 
-def _played(cell: Cell, policy: Policy, prepared: Prepared, begun: float) -> CellResult:
+def _played(cell: Cell, policy: Policy | Own, prepared: Prepared, begun: float) -> CellResult:
     setup = replace(prepared.setup, interval_seconds=_NO_ROWS)
     if isinstance(policy, StaticSettings):  # a fixed fleet is there from the start
         setup = replace(setup, initial=(policy.replicas,) * len(setup.pools))
-    simulation = ENGINES[cell.engine](setup, contestants_of(prepared, policy))
+    simulation = ENGINES[cell.engine](setup, _contestants(prepared, policy))
     simulation.run()
     hours = setup.gpus_per_replica / 3600
 
@@ -131,6 +159,12 @@ def _played(cell: Cell, policy: Policy, prepared: Prepared, begun: float) -> Cel
 
     days = list(scored_spans(cell.scenario, setup))
     return _result(days, _counts(simulation, [spans for _, spans in days]), paid, begun)
+
+
+def _contestants(prepared: Prepared, policy: Policy | Own) -> Sequence[Contestant]:
+    if isinstance(policy, Own):
+        return [PeerContestant(policy.peer(peer_facts(prepared, pool))) for pool in prepared.setup.pools]
+    return contestants_of(prepared, policy)
 
 
 def _counts(simulation: Simulation, days: Sequence[Spans]) -> list[tuple[int, int]]:
@@ -237,13 +271,27 @@ ENGINES: dict[Engine, Callable[[Setup, Sequence[Contestant]], Simulation]] = {"p
 
 def key(cell: Cell) -> str:
     """Hash of everything that determines the cell's result: 64 hexadecimal digits."""
-    policy = {k: v for k, v in asdict(cell.policy).items() if k != "name"}  # a name in reports
+    policy: dict[str, Any] = {
+        k: v for k, v in asdict(cast(Any, cell.policy)).items() if k != "name"
+    }  # a name in reports
+    if isinstance(cell.policy, Own):
+        policy["source"] = _source_of(type(cell.policy))
+    runs = runs_on(ours=isinstance(cell.policy, PoolPolicy | Own))
     told = json.dumps(
-        {"world": _world(cell.scenario), "policy": policy, "seed": cell.seed, "engine": cell.engine, "runs": runs_on()},
+        {"world": _world(cell.scenario), "policy": policy, "seed": cell.seed, "engine": cell.engine, "runs": runs},
         sort_keys=True,
         default=str,
     )
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+@cache
+def _source_of(law: type) -> str:
+    """The class's name and its file's bytes; where there is no file, something that no other process says."""
+    try:
+        return f"{law.__qualname__} {_hash_of(Path(inspect.getfile(law)))}"
+    except (TypeError, OSError):
+        return f"{law.__qualname__} {uuid.uuid4()}"
 
 
 @lru_cache(maxsize=4096)
@@ -284,13 +332,16 @@ def _hash_of_version(path: Path, _modified: int, _size: int) -> str:
 
 
 @cache
-def runs_on() -> dict[str, str]:
-    """What may change digits beside the inputs: source, versions, machine type."""
+def runs_on(*, ours: bool) -> dict[str, str]:
+    """What may change digits beside the inputs: source, versions, machine type.
+
+    `ours` False: of policies that run nothing of this project's decision core.
+    """
     import numba
 
     return {
         "version": autoscaler.__version__,
-        "source": source_hash(),
+        "source": source_hash(ours=ours),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "numba": numba.__version__,
@@ -298,14 +349,21 @@ def runs_on() -> dict[str, str]:
     }
 
 
-def source_hash(roots: tuple[Path, ...] | None = None) -> str:
+def source_hash(roots: tuple[Path, ...] | None = None, *, ours: bool = True) -> str:
     """Hash of the source and data tables that decide: modules that only show results do not count."""
     hashed = hashlib.sha256()
     for root in roots or tuple(Path(str(files(package))) for package in _PACKAGES):
         for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".toml", ".csv") and _decides(p)):
-            hashed.update(f"{root.name}/{path.relative_to(root)}\0".encode())
-            hashed.update(hashlib.sha256(path.read_bytes()).digest())
+            name = f"{root.name}/{path.relative_to(root).as_posix()}"
+            if ours or not is_ours(name):
+                hashed.update(f"{name}\0".encode())
+                hashed.update(hashlib.sha256(path.read_bytes()).digest())
     return hashed.hexdigest()
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file, such as ``autoscaler/step.py``, is run by this project's policies only."""
+    return name.startswith(_OURS)
 
 
 def _decides(path: Path) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from autoscaler.errors import ConfigError
 from load_tests.campaign import policy_name
 from load_tests.peers import (
     AibrixSettings,
@@ -19,6 +20,7 @@ from load_tests.peers import (
     with_headroom,
     without_traps,
 )
+from load_tests.policy_bench_cells import Own
 from load_tests.scenario import Policy, PoolPolicy
 
 # Knobs: so many values, geometric, around the shipped 1; above 1 is more replicas.
@@ -36,7 +38,7 @@ class Contender:
     """One row of a comparison.  `settings` are the shipped ones; a policy of this project has no knob."""
 
     name: str
-    settings: Policy
+    settings: Policy | Own
     knobs: tuple[float, ...]
 
     @property
@@ -44,31 +46,37 @@ class Contender:
         """Whether it is run once per target, as it is."""
         return isinstance(self.settings, PoolPolicy)
 
-    def at(self, knob: float | None) -> Policy:
+    def at(self, knob: float | None) -> Policy | Own:
         """The settings at a knob, known traps removed; None: as shipped, traps and all."""
         return self.settings if knob is None else turned(self.settings, knob)
 
 
-def contender(settings: Policy, *, knobs: int = KNOBS) -> Contender:
-    """The contender that a policy of a scenario is."""
-    name = policy_name(settings)
+def contender(settings: Policy | Own, *, knobs: int = KNOBS) -> Contender:
+    """The contender that a policy of a scenario, or one from outside, is."""
+    name = settings.name if isinstance(settings, Own) else policy_name(settings)
     if isinstance(settings, PoolPolicy):
         return Contender(name=name, settings=settings, knobs=())
     low, high = _range(settings)
     return Contender(name=name, settings=settings, knobs=geometric(low, high, knobs))
 
 
-def _range(settings: Policy) -> tuple[float, float]:
+def _range(settings: Policy | Own) -> tuple[float, float]:
     if isinstance(settings, _PRICES):
         return _LOWEST_PRICE, _HIGHEST_PRICE
     load = isinstance(settings, HpaSettings) and settings.signal in ("running_and_waiting_requests", "waiting_requests")
     return (_LOWEST_LOAD, _HIGHEST_LOAD) if load or isinstance(settings, _LOADS) else (LOWEST, HIGHEST)
 
 
-def contenders(policies: Sequence[Policy], *, knobs: int = KNOBS) -> tuple[Contender, ...]:
-    """One contender per policy, of those with the same name the first."""
-    made = {c.name: c for c in reversed([contender(p, knobs=knobs) for p in policies])}
-    return tuple(made[name] for name in dict.fromkeys(policy_name(p) for p in policies))
+def contenders(policies: Sequence[Policy | Own], *, knobs: int = KNOBS) -> tuple[Contender, ...]:
+    """One contender per policy.  Raises ConfigError where two have the same name."""
+    made = tuple(contender(p, knobs=knobs) for p in policies)
+    names = [c.name for c in made]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                "policies", f"{name!r} must be the name of one policy only, since tables tell them by name"
+            )
+    return made
 
 
 def geometric(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -78,9 +86,11 @@ def geometric(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(float(f"{low * (high / low) ** (i / (count - 1)):.6g}") for i in range(count))
 
 
-def turned(settings: Policy, headroom: float) -> Policy:
+def turned(settings: Policy | Own, headroom: float) -> Policy | Own:
     """A peer's settings with its one knob turned and its known traps mended: `headroom` 2 asks for about twice the replicas."""
     if isinstance(settings, PoolPolicy):
         raise ValueError(f"{settings.name} tunes itself and has no knob")
+    if isinstance(settings, Own):
+        return replace(settings, headroom=settings.headroom * headroom)  # type: ignore[type-var]
     shipped = 1.0 if isinstance(settings, StaticSettings) else settings.headroom
     return with_headroom(without_traps(settings), float(f"{shipped * headroom:.6g}"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from bench_world import STEP, step
 
 from load_tests import policy_bench_cells, policy_bench_run
 from load_tests.campaign import play, prepare
-from load_tests.peers import HpaSettings, StaticSettings
+from load_tests.peers import HpaSettings, PeerFacts, Static, StaticSettings
 from load_tests.policy_bench_cache import Cache
-from load_tests.policy_bench_cells import Cell, CellResult, key, run_cell, scored_spans, source_hash
+from load_tests.policy_bench_cells import Cell, CellResult, is_ours, key, run_cell, scored_spans, source_hash
+from load_tests.policy_bench_grid import Capacity, peers
 from load_tests.policy_bench_run import batches, run_cells
 from load_tests.run import metrics
 from load_tests.scenario import PoolPolicy, scenario_from
@@ -107,6 +109,47 @@ def test_the_source_that_decides_counts_and_that_which_shows_does_not(tmp_path: 
     assert source_hash((package,)) != first
 
 
+def test_a_change_of_our_policies_leaves_what_others_came_to(tmp_path: Path) -> None:
+    package = tmp_path / "autoscaler"
+    package.mkdir()
+    (package / "step.py").write_text("a = 1\n")
+    (package / "units.py").write_text("a = 1\n")
+    first = source_hash((package,), ours=False)
+    (package / "step.py").write_text("a = 2\n")
+    assert source_hash((package,), ours=False) == first
+    (package / "units.py").write_text("a = 2\n")
+    assert source_hash((package,), ours=False) != first
+
+
+def called(cell: Cell) -> set[str]:
+    """Files of this project whose functions are called while a cell runs."""
+    root = Path(policy_bench_cells.__file__).parents[1]
+    found: set[str] = set()
+
+    def note(frame: Any, event: str, _argument: Any) -> None:
+        if event == "call":
+            found.add(frame.f_code.co_filename)
+
+    policy_bench_cells._KEPT.clear()  # the traffic is prepared under the same eyes
+    sys.setprofile(note)
+    try:
+        run_cell(cell)
+    finally:
+        sys.setprofile(None)
+    return {Path(f).relative_to(root).as_posix() for f in found if Path(f).is_relative_to(root)}
+
+
+def test_nobody_else_runs_our_decision_core() -> None:
+    """What the key of a peer's cell leaves out is never called for it; ours does call it."""
+    known = peers(Capacity(requests_per_second=5.0, mean_prompt_tokens=300.0, mean_output_tokens=60.0))
+    run_cell(Cell(scenario=step(), policy=StaticSettings(replicas=1), seed=0))  # compiled and imported
+    for policy in known:
+        files = called(Cell(scenario=step(), policy=policy, seed=0))
+        assert not {f for f in files if is_ours(f)}, policy
+        assert any(f.startswith("load_tests/peers") for f in files)
+    assert {f for f in called(Cell(scenario=step(), policy=PoolPolicy(), seed=0)) if is_ours(f)}
+
+
 def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, asked = Cache(tmp_path / "cache"), cells()
     first = run_cells(asked[:5], cache=cache)
@@ -177,6 +220,29 @@ def test_progress_is_told_up_to_the_end() -> None:
     run_cells(cells()[2:4], progress=lambda what, share: told.append((what, share)))
     assert told[0][1] == 0.0
     assert told[-1] == ("2 of 2 runs, 0 known", 1.0)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A law from outside."""
+
+    headroom: float = 1.0
+    name: str = "fixed from outside"
+
+    def peer(self, facts: PeerFacts) -> Static:
+        return Static(StaticSettings(replicas=max(1, round(2 * self.headroom))))
+
+
+def test_a_law_from_outside_is_run_and_known_by_its_settings_and_source() -> None:
+    own = Cell(scenario=step(), policy=Fixed(), seed=0)
+    same = run_cell(Cell(scenario=step(), policy=HpaSettings(target=1e9), seed=0))
+    assert run_cell(own).arrived == same.arrived
+    assert run_cell(own).gpu_hours[0] > same.gpu_hours[0]
+    assert key(own) == key(replace(own, policy=Fixed(name="label")))
+    assert key(own) != key(replace(own, policy=Fixed(headroom=2.0)))
+    spelled: dict[str, Any] = {"Fixed": Fixed, "dataclass": dataclass}
+    exec("@dataclass(frozen=True)\nclass Other(Fixed):\n    pass", spelled)
+    assert key(replace(own, policy=spelled["Other"]())) not in (key(own), key(replace(own, policy=Fixed(headroom=2.0))))
 
 
 def test_processes_give_the_same_digits() -> None:

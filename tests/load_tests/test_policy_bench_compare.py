@@ -321,6 +321,12 @@ def test_headroom_turns_each_peer_and_mends_its_traps() -> None:
         turned(PoolPolicy(), 2.0)
 
 
+def test_two_policies_of_one_name_are_refused() -> None:
+    policies = [{"kind": "hpa", "target": 10}, {"kind": "hpa", "target": 20}]
+    with pytest.raises(ConfigError, match="one policy only"):
+        case_of(step(policies=policies))
+
+
 def test_windows_are_split_where_training_ends(tmp_path: Path) -> None:
     trace = {"kind": "trace", "trace": "builtin:rate_servegen_mmid_c66"}
     data = {**STEP, "traffic": trace, "policies": [{"kind": "pool"}, {"kind": "kpa"}]}
