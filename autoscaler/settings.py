@@ -152,7 +152,7 @@ class WorkSettings:
     """As many replicas as carry the arriving work at a utilization, and drain the queue meanwhile."""
 
     kind: Literal["work"] = "work"
-    utilization_fraction: float = setting(0.8, "Share of the SLO-feasible load to plan for.", above=0, high=2)
+    utilization_fraction: float = setting(0.95, "Share of the SLO-feasible load to plan for.", above=0, high=2)
     window_seconds: int = setting(60, "Seconds over which arriving work is averaged.", low=1, high=3600)
     drain_seconds: float = setting(30.0, "Seconds in which queued work shall be gone.", above=0)
 

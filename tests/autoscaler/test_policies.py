@@ -252,7 +252,7 @@ def test_a_wake_goes_by_the_newest_observation() -> None:
     assert reason is not None
     assert reason.rule == "wake"
     assert dict(reason.inputs)["work"] == pytest.approx(3.0)
-    assert reason.after == 6  # 3 / 0.8 Erlangs; six carry 0.703 each
+    assert reason.after == 5  # 3 / 0.95 Erlangs; five carry 0.690 each
     awake = Work().recommend(facts(*night, replace(first, replicas=Replicas(desired=1, ready=1))))
     assert awake is not None
     assert awake.after < reason.after

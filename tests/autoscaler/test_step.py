@@ -12,17 +12,17 @@ from autoscaler.testing import FixedCapacity, Story, observation, without
 from autoscaler.types import Load, Replicas
 
 
-def test_work_is_carried_at_four_fifths() -> None:
+def test_work_is_carried_at_nineteen_twentieths() -> None:
     story = Story(plain_pool())
-    story.expect(1, seconds=60, requests_per_second=8)  # 8 of 10 x 0.8
-    story.expect(2, seconds=60, requests_per_second=16)
-    story.expect(3, seconds=60, requests_per_second=17)
+    story.expect(1, seconds=60, requests_per_second=9.5)  # 10 x 0.95
+    story.expect(2, seconds=60, requests_per_second=19)
+    story.expect(3, seconds=60, requests_per_second=20)
     assert story.decision is not None
     assert story.decision.reasons[0].rule == "reactive"
 
 
 def test_a_backlog_orders_what_drains_it_in_half_a_minute() -> None:
-    # 300 waiting requests are 30 replica-seconds: one replica more than the 2 that carry 16/s at 0.8.
+    # 300 waiting requests are 30 replica-seconds: one replica more than the 1.7 that carry 16/s at 0.95.
     Story(plain_pool(), replicas=2).expect(3, requests_per_second=16, waiting_requests=300)
 
 
@@ -112,7 +112,7 @@ def test_the_wake_goes_to_n_in_one_decision() -> None:
         load=Load(waiting_requests=300),
     )
     decision = pool.step(door)
-    assert decision.replicas == 5  # 30/s at 0.8 are 3.75 replicas, 300 waiting one more
+    assert decision.replicas == 5  # 30/s at 0.95 are 3.2 replicas, 300 waiting one more
     assert decision.reasons[0].rule == "wake"
 
 
@@ -171,7 +171,7 @@ def test_an_observer_acts_on_nothing_and_says_what_would_be() -> None:
     pool = plain_pool(strategy="observer")
     decision = pool.step(observation("p", 10, replicas=1, requests_per_second=80))
     assert decision.replicas == 1
-    assert dict(decision.reasons[-1].inputs) == {"would_be": 10.0}
+    assert dict(decision.reasons[-1].inputs) == {"would_be": 9.0}
 
 
 def test_no_more_than_the_platform_can_give() -> None:
@@ -188,7 +188,7 @@ def test_output_is_counted_at_arrival_not_as_delivered() -> None:
         observation("p", 10, replicas=1, requests_per_second=80),
         replicas=Replicas(desired=1, ready=1),
     )
-    assert pool.step(saturated).replicas == 10
+    assert pool.step(saturated).replicas == 9
 
 
 def test_a_custom_policy_is_one_method() -> None:

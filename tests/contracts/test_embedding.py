@@ -114,4 +114,4 @@ def test_own_models_may_be_given() -> None:
     pool = Pool.from_config(
         SECTION, forecaster=NoForecast(), capacity_model=FixedCapacity(requests_per_second=4, startup_seconds=9)
     )
-    assert pool.step(seen(1_000_000)).replicas == 4  # 10 requests/s at 0.8 of 4/s each
+    assert pool.step(seen(1_000_000)).replicas == 3  # 10 requests/s at 0.95 of 4/s each
