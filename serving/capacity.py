@@ -26,12 +26,12 @@ from serving.profiles import Profile, profile
 from serving.startup import startup_quantiles
 from serving.tails import violations
 
-SIZES = (1, 2, 4, 8, 16, 64)
+SIZES = (1, 2, 4, 16, 64)
 # Of the rate at which the closed forms meet the SLO; less where the replica is unknown.
 MARGIN, GENERIC_MARGIN = 0.92, 0.64
 LONELY = 0.06  # less still for a replica that nobody helps: measured against the simulated plant over all profiles
 HEAVY = 0.25  # less for each unit of prompts' variation above one: their tail is heavier than the sums have it
-PRECISION = 0.003  # of a feasible rate
+PRECISION = 0.005  # of a feasible rate
 STEPS = 12
 # Lengths of chat traffic, believed until lengths were seen; and the mixes that are worth telling apart.
 PROMPT_CV, OUTPUT_CV = 1.0, 0.8

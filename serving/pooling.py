@@ -10,7 +10,7 @@ residents' stays, and a replica just picked is not picked again before the other
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Routing = Literal["round_robin", "least_loaded", "two_choices"]
@@ -26,18 +26,23 @@ _TWO_SPREAD = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routed:
-    """So many replicas behind one router."""
+    """So many replicas behind one router.
+
+    `alone`: how much each replica is like one without a router's help: 1 for a single one, or if the router is blind.
+    """
 
     replicas: int
     routing: Routing = "least_loaded"
 
-    @property
-    def alone(self) -> float:
-        """How much each replica is like one without a router's help: 1 for a single one, or if the router is blind."""
-        if self.routing == "round_robin" or self.replicas == 1:
-            return 1.0
-        share = float(self.replicas**_ALONE)
-        return share + (1.0 - share) * _TWO_ALONE if self.routing == "two_choices" else share
+    alone: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        share = 1.0
+        if self.routing != "round_robin":
+            share = float(self.replicas**_ALONE)
+        if self.routing == "two_choices":
+            share += (1.0 - share) * _TWO_ALONE
+        object.__setattr__(self, "alone", share)
 
     def disturbed(self, residents: float, mean: float) -> float:
         """Newcomers at a replica over those at one alone, while a replica has `residents`; `mean`: residents usually."""
