@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal
 
+from autoscaler.errors import ConfigError
 from load_tests.policy_bench_cache import Cache
-from load_tests.policy_bench_cells import Cell, CellResult, key, run_cell
+from load_tests.policy_bench_cells import Cell, CellResult, key, run_cell, runs_on
 
 Backend = Literal["loky", "ray", "dask"]
 Progress = Callable[[str, float], None]
@@ -66,8 +67,15 @@ def batches(todo: dict[str, Cell]) -> Iterator[Batch]:
             yield world[at : at + BATCH]
 
 
-def run_batch(batch: Batch) -> list[tuple[str, CellResult]]:
-    """One batch, in the process that is to do it."""
+def run_batch(batch: Batch, expected: dict[str, str] | None = None) -> list[tuple[str, CellResult]]:
+    """One batch, in the process that is to do it.
+
+    Raises ConfigError where that process runs other source or versions than `expected`: its digits would be kept under a
+    name that is not theirs.
+    """
+    if expected is not None and expected != runs_on(ours=True):
+        other = [name for name, value in runs_on(ours=True).items() if expected.get(name) != value]
+        raise ConfigError("--backend", f"workers must run what this process runs, and differ in {', '.join(other)}")
     return [(name, run_cell(cell)) for name, cell in batch]
 
 
@@ -85,15 +93,16 @@ def _run(todo: list[Batch], backend: Backend, jobs: int) -> Iterable[list[tuple[
         return
     import joblib
 
+    expected = runs_on(ours=True)
     with _on(backend, jobs) as options:
         parallel = joblib.Parallel(n_jobs=jobs, **options)
         if options.get("return_as"):
-            yield from parallel(joblib.delayed(run_batch)(batch) for batch in todo)
+            yield from parallel(joblib.delayed(run_batch)(batch, expected) for batch in todo)
             return
         # Backends that cannot return one by one: in rounds, so that finished cells are kept on the way.
         rest = iter(todo)
         while some := list(islice(rest, 4 * max(1, jobs))):
-            yield from parallel(joblib.delayed(run_batch)(batch) for batch in some)
+            yield from parallel(joblib.delayed(run_batch)(batch, expected) for batch in some)
 
 
 @contextmanager

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from bench_world import STEP, step
 
+from autoscaler.errors import ConfigError
 from load_tests import policy_bench_cells, policy_bench_run
 from load_tests.campaign import play, prepare
 from load_tests.peers import HpaSettings, PeerFacts, Static, StaticSettings
 from load_tests.policy_bench_cache import Cache
-from load_tests.policy_bench_cells import Cell, CellResult, is_ours, key, run_cell, scored_spans, source_hash
+from load_tests.policy_bench_cells import Cell, CellResult, is_ours, key, run_cell, runs_on, scored_spans, source_hash
 from load_tests.policy_bench_grid import Capacity, peers
-from load_tests.policy_bench_run import batches, run_cells
+from load_tests.policy_bench_run import batches, run_batch, run_cells
 from load_tests.run import metrics
 from load_tests.scenario import PoolPolicy, scenario_from
 
@@ -243,6 +244,13 @@ def test_a_law_from_outside_is_run_and_known_by_its_settings_and_source() -> Non
     spelled: dict[str, Any] = {"Fixed": Fixed, "dataclass": dataclass}
     exec("@dataclass(frozen=True)\nclass Other(Fixed):\n    pass", spelled)
     assert key(replace(own, policy=spelled["Other"]())) not in (key(own), key(replace(own, policy=Fixed(headroom=2.0))))
+
+
+def test_a_worker_with_other_source_is_refused() -> None:
+    batch = [(key(c), c) for c in cells()[3:4]]
+    assert len(run_batch(batch, runs_on(ours=True))) == 1
+    with pytest.raises(ConfigError, match="differ in source"):
+        run_batch(batch, {**runs_on(ours=True), "source": "another"})
 
 
 def test_processes_give_the_same_digits() -> None:
