@@ -34,6 +34,7 @@ from load_tests.policy_bench_compare import (
 from load_tests.policy_bench_contenders import contender, geometric, turned
 from load_tests.policy_bench_grid import default_cases, grid, quick_cases, shortened
 from load_tests.policy_bench_html import page
+from load_tests.policy_bench_markdown import hindsight, shipped
 from load_tests.policy_bench_search import first_knobs, more_knobs
 from load_tests.policy_bench_stats import Points, Ratio
 from load_tests.policy_bench_tables import print_comparisons, to_json
@@ -430,6 +431,23 @@ def test_a_real_comparison_from_scenario_to_table_json_and_page(tmp_path: Path) 
     assert "https://" not in text
     assert "/*DATA*/" not in text
     assert compare_scenarios(scenario(), knobs=2)[0].case.name == "short step"
+
+
+def test_tables_for_a_page_of_text_say_what_the_comparison_says() -> None:
+    made = case(name="rate_first, start")
+    wanted = list(asked(made))
+    found = gather(made, wanted, [invented(one, factor=1.2) for one in wanted])
+    told = to_json(corrected(compare(found)), [found])
+    told["cases"][0]["targets"][0]["oracle"] = {"gpu_hours": 800.0, "attainment_fraction": 0.99, "knob": None}
+    lines = list(shipped(told))
+    assert "| first |" in lines[2]
+    ours = next(line for line in lines if line.startswith("| auto |"))
+    (comparison,) = compare(found)
+    assert comparison.ours is not None
+    assert f"{comparison.ours.gpu_hours / 800:.2f} (99.0)" in ours
+    assert any(line.startswith("| *clairvoyant, GPU-hours* | 800") for line in lines)
+    (ratio,) = [line for line in hindsight(told) if line.startswith("| fixed |")]
+    assert float(ratio.split("|")[2]) == pytest.approx(1.2, rel=0.03)
 
 
 def test_the_command_compares_a_scenario_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

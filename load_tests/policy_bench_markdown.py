@@ -1,0 +1,112 @@
+"""Tables for a page of text out of the JSON of a comparison: ``python -m load_tests.policy_bench_markdown bench.json``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def shipped(told: Json) -> Iterator[str]:
+    """Every policy as shipped, against the clairvoyant: cost over its cost, and the attainment in percent.
+
+    In bold what attained the target; the others' costs are those of a promise not kept.
+    """
+    for target, cases in _by_target(told):
+        yield f"Asked for {100 * target:g} %. Cost over the clairvoyant's (attained, %):"
+        yield ""
+        yield from _head([case["name"] for case, _ in cases])
+        for name in _names(cases):
+            yield _row(name, [_shipped(_outcome(rows, name), rows[0]["oracle"], target) for _, rows in cases])
+        yield _row("*clairvoyant, GPU-hours*", [_hours(rows[0]["oracle"]) for _, rows in cases])
+        yield ""
+
+
+def hindsight(told: Json) -> Iterator[str]:
+    """Our cost over each peer's in hindsight, at the attainment that ours realised."""
+    for target, cases in _by_target(told):
+        for i in range(max(len(rows) for _, rows in cases)):
+            ours = cases[0][1][i]["reference"]
+            yield f"Asked for {100 * target:g} %: {ours} over each peer in hindsight, at equal attainment:"
+            yield ""
+            yield from _head([case["name"] for case, _ in cases])
+            now = [rows[i] for _, rows in cases]
+            yield _row("*ours attained, %*", [_percent(c["ours"]["attainment_fraction"]) for c in now])
+            yield _row("*over the cheapest at just the target*", [_ratio(c["over_cheapest"]) for c in now])
+            for name in dict.fromkeys(line["contender"] for c in now for line in c["lines"] if line["ratio"]):
+                yield _row(name, [_place(c, name) for c in now])
+            yield ""
+
+
+def _by_target(told: Json) -> Iterator[tuple[float, list[tuple[Json, list[Json]]]]]:
+    for target in dict.fromkeys(c["target"] for case in told["cases"] for c in case["targets"]):
+        yield target, [(case, [c for c in case["targets"] if c["target"] == target]) for case in told["cases"]]
+
+
+def _names(cases: Sequence[tuple[Json, list[Json]]]) -> list[str]:
+    ours = [c["reference"] for _, rows in cases for c in rows]
+    return list(dict.fromkeys([*ours, *(line["contender"] for _, rows in cases for c in rows for line in c["lines"])]))
+
+
+def _outcome(rows: Sequence[Json], name: str) -> Json | None:
+    for comparison in rows:
+        if comparison["reference"] == name:
+            return comparison["ours"]  # type: ignore[no-any-return]
+        for line in comparison["lines"]:
+            if line["contender"] == name:
+                return line["shipped"]  # type: ignore[no-any-return]
+    return None
+
+
+def _shipped(outcome: Json | None, oracle: Json | None, target: float) -> str:
+    if outcome is None or oracle is None:
+        return ""
+    attained = outcome["attainment_fraction"]
+    text = f"{outcome['gpu_hours'] / oracle['gpu_hours']:.2f} ({_percent(attained)})"
+    return f"**{text}**" if attained >= target else text
+
+
+def _place(comparison: Json, name: str) -> str:
+    line = next((one for one in comparison["lines"] if one["contender"] == name), None)
+    if line is None or line["ratio"] is None:
+        return ""
+    if line["ratio"]["value"] is None:
+        return "never" if line["ratio"]["missed"] == "above" else "all more"
+    return _ratio(line["ratio"]["value"])
+
+
+def _percent(fraction: float) -> str:
+    text = f"{100 * fraction:.1f}"
+    return text if float(text) < 100 or fraction == 1 else f"{100 * fraction:.3f}".rstrip("0").rstrip(".")
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _hours(outcome: Json | None) -> str:
+    return "" if outcome is None else f"{outcome['gpu_hours']:.0f}"
+
+
+def _head(names: Sequence[str]) -> Iterator[str]:
+    yield _row("", [name.removeprefix("rate_").split(",")[0] for name in names])
+    yield _row("---", ["--:"] * len(names))
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print both tables of a file."""
+    told = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    print("\n".join([*shipped(told), *hindsight(told)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
