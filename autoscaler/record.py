@@ -88,9 +88,17 @@ def _bounds_text(bounds: tuple[float, ...]) -> str:
     return f"[{','.join(map(_float_text, bounds))}]"
 
 
+@lru_cache(maxsize=4096)
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
 def _counts_text(counts: tuple[float, ...]) -> str:
     # Most buckets are empty: a run of zeros has one cheap spelling.
-    return "[" + ",".join(["0.0" if c == 0 else _float_text(c) for c in counts]) + "]"
+    text = ",".join(["0.0" if c == 0 else repr(c) if type(c) is float else _float_text(c) for c in counts])
+    if "n" in text:  # of nan and inf
+        raise ValueError(f"{counts} has no place in a log: unknown is None")
+    return f"[{text}]"
 
 
 @cache
@@ -103,7 +111,7 @@ def encoder_of(annotation: Any) -> Encoder:
     if annotation is float:
         return _float_text
     if annotation is str:
-        return json.dumps
+        return _quoted
     if get_origin(annotation) is Literal:
         return json.dumps
     if is_union(annotation):
@@ -132,6 +140,8 @@ def _union_encoder(annotation: Any) -> Encoder:
 def _scalar_text(value: Any) -> str:
     if value is None:
         return "null"
+    if type(value) is float:
+        return _float_text(value)
     if isinstance(value, bool | str):
         return json.dumps(value)
     return _float_text(value)

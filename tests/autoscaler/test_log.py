@@ -188,3 +188,15 @@ def test_a_snapshot_is_the_pool(tmp_path: Path) -> None:
     assert twin.last_step == pool.last_step
     nxt = replace(observation("p", 1400), spare_replicas=3)
     assert pool.step(nxt) == twin.step(nxt)
+
+
+def test_no_nan_and_no_infinity_reach_a_log() -> None:
+    from autoscaler.record import encode
+    from autoscaler.types import Forecast
+
+    for odd in (float("nan"), float("inf"), -float("inf")):
+        mad = Forecast(at_seconds=1, levels=(0.5,), windows=((0, 60),), values=((odd,),))
+        with pytest.raises(ValueError, match="unknown is None"):
+            encode(mad)
+    fine = Forecast(at_seconds=1, levels=(0.5,), windows=((0, 60),), values=((-0.0, 1e300),))
+    assert encode(fine).endswith('"values":[[0.0,1e+300]]}')
