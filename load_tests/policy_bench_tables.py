@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from load_tests.policy_bench_cases import Case
+from load_tests.policy_bench_cases import ORACLE, Case
 from load_tests.policy_bench_compare import Against, Comparison, Line, Outcome, Results
 from load_tests.policy_bench_stats import LEAST_DAYS, Ratio, on_frontier
 from load_tests.report import attainment_text
@@ -32,6 +32,10 @@ GLANCE_KEY = (
 )
 
 
+# Cases side by side in one table; more go below.
+_COLUMNS = 12
+
+
 def print_comparisons(comparisons: Sequence[Comparison], console: Console | None = None) -> None:
     """One table per case and target, then all ratios at a glance."""
     from rich.console import Console
@@ -47,14 +51,26 @@ def print_comparisons(comparisons: Sequence[Comparison], console: Console | None
         page.print(_table(comparison), highlight=False)
     page.print(KEY, style="dim", highlight=False, markup=False)
     if len(comparisons) > 1:
+        _print_glances(comparisons, page)
+
+
+def _print_glances(comparisons: Sequence[Comparison], page: Console) -> None:
+    """All ratios, a table per policy of ours and target."""
+    pairs = dict.fromkeys((c.reference, c.target) for c in comparisons)
+    cases = list(dict.fromkeys(c.case.name for c in comparisons))
+    page.print()
+    for i, name in enumerate(cases):
+        page.print(f"[{i + 1}] {name}", style="dim", highlight=False, markup=False)
+    for reference, target in pairs:
+        chosen = [c for c in comparisons if (c.reference, c.target) == (reference, target)]
         page.print()
-        page.print("ours/peer in hindsight, at equal attainment", highlight=False, markup=False)
-        for i, comparison in enumerate(comparisons):
-            asked = f"[{i + 1}] {comparison.case.name}, asked for {attainment_text(comparison.target)}: {comparison.reference}"
-            page.print(asked, style="dim", highlight=False, markup=False)
-        page.print()
-        page.print(_glance(comparisons), highlight=False)
-        page.print(GLANCE_KEY, style="dim", highlight=False, markup=False)
+        title = f"{reference} over each peer in hindsight, at equal attainment, asked for {attainment_text(target)}"
+        page.print(title, highlight=False, markup=False)
+        for at in range(0, len(chosen), _COLUMNS):
+            some = chosen[at : at + _COLUMNS]
+            page.print()
+            page.print(_glance(some, [cases.index(c.case.name) + 1 for c in some]), highlight=False)
+    page.print(GLANCE_KEY, style="dim", highlight=False, markup=False)
 
 
 def heading(comparison: Comparison) -> str:
@@ -77,6 +93,8 @@ def heading(comparison: Comparison) -> str:
     over = comparison.over_oracle
     if over is not None and comparison.oracle is not None:
         told += f"; {over:.2f} times the clairvoyant's {hours(comparison.oracle.gpu_hours)}"
+        if comparison.oracle_policy != ORACLE:
+            told += f" ({comparison.oracle_policy} found it: the programme's best path costs more)"
     return told
 
 
@@ -158,15 +176,15 @@ def hours(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
 
 
-def _glance(comparisons: Sequence[Comparison]) -> Table:
+def _glance(comparisons: Sequence[Comparison], numbers: Sequence[int]) -> Table:
     """A row per contender, a numbered column per case and target."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    table.add_column("")
-    for i in range(len(comparisons)):
-        table.add_column(f"[{i + 1}]".replace("[", "\\["), justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for number in numbers:
+        table.add_column(f"[{number}]".replace("[", "\\["), justify="right", no_wrap=True)
 
     def row(name: str, cells: Sequence[str]) -> None:
         table.add_row(name, *cells)
@@ -174,7 +192,7 @@ def _glance(comparisons: Sequence[Comparison]) -> Table:
     row("ours attained", [attainment_text(c.ours.attainment_fraction) if c.ours else "" for c in comparisons])
     row("over clairvoyant", ["" if c.over_oracle is None else f"{c.over_oracle:.2f}" for c in comparisons])
     row("for the promise *", ["" if c.over_cheapest is None else f"{c.over_cheapest:.2f}" for c in comparisons])
-    for name in dict.fromkeys(line.contender for c in comparisons for line in c.lines):
+    for name in dict.fromkeys(line.contender for c in comparisons for line in c.lines if line.ratio is not None):
         rows = [next((line for line in c.lines if line.contender == name), None) for c in comparisons]
         row(name, [_short(line) for line in rows])
     return table
@@ -247,6 +265,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "place": comparison.place,
         "days": comparison.days,
         "ours": None if comparison.ours is None else asdict(comparison.ours),
+        "oracle_policy": comparison.oracle_policy,
         "oracle": None if comparison.oracle is None else asdict(comparison.oracle),
         "over_oracle": comparison.over_oracle,
         "over_cheapest": comparison.over_cheapest,

@@ -37,7 +37,7 @@ from load_tests.policy_bench_html import page
 from load_tests.policy_bench_markdown import hindsight, shipped
 from load_tests.policy_bench_search import first_knobs, more_knobs
 from load_tests.policy_bench_stats import Points, Ratio
-from load_tests.policy_bench_tables import print_comparisons, to_json
+from load_tests.policy_bench_tables import heading, print_comparisons, to_json
 from load_tests.scenario import PoolPolicy, Scenario, scenario_from
 
 DAYS = 10
@@ -431,6 +431,24 @@ def test_a_real_comparison_from_scenario_to_table_json_and_page(tmp_path: Path) 
     assert "https://" not in text
     assert "/*DATA*/" not in text
     assert compare_scenarios(scenario(), knobs=2)[0].case.name == "short step"
+
+
+@pytest.mark.parametrize(("hours", "whose"), [(500.0, "clairvoyant"), (5000.0, "hpa running_and_waiting_requests")])
+def test_a_policy_that_beats_the_programme_becomes_the_oracle_and_is_said(hours: float, whose: str) -> None:
+    made = case(oracle=True)
+    wanted = list(asked(made))
+    results = [
+        replace(r, gpu_hours=tuple(hours / DAYS for _ in r.gpu_hours)) if a.contender == "clairvoyant" else r
+        for a in wanted
+        for r in [invented(a, factor=1.3)]
+    ]
+    (found,) = compare(gather(made, wanted, results))
+    assert found.oracle_policy in (whose, "fixed" if whose != "clairvoyant" else whose)
+    assert found.oracle is not None
+    assert found.oracle.attainment_fraction >= 0.99
+    everybody = [line.target_gpu_hours for line in found.lines] + [found.ours.gpu_hours if found.ours else None]
+    assert all(found.oracle.gpu_hours <= cost * 1.15 for cost in everybody if cost is not None)
+    assert ("found it" in heading(found)) == (whose != "clairvoyant")
 
 
 def test_tables_for_a_page_of_text_say_what_the_comparison_says() -> None:
