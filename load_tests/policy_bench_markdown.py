@@ -80,8 +80,12 @@ def _place(comparison: Json, name: str) -> str:
 
 
 def _percent(fraction: float) -> str:
-    text = f"{100 * fraction:.1f}"
-    return text if float(text) < 100 or fraction == 1 else f"{100 * fraction:.3f}".rstrip("0").rstrip(".")
+    """Never rounded up to a hundred."""
+    for digits in (1, 2, 3, 4):
+        text = f"{100 * fraction:.{digits}f}"
+        if float(text) < 99.95 or (digits > 1 and float(text) < 100) or fraction == 1:
+            return text
+    return "<100"
 
 
 def _ratio(value: float | None) -> str:
