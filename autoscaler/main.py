@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ from autoscaler.views import explain
 # Which extra brings a package that is missing.
 EXTRAS = {
     "numpy": "sim", "numba": "sim", "rich": "sim", "yaml": "sim", "scipy": "bench", "joblib": "bench",
-    "ray": "ray", "dask": "dask", "distributed": "dask",
+    "ray": "ray", "dask": "dask", "distributed": "dask", "aiohttp": "adapter", "kubernetes": "kubernetes",
+    "locust": "locust", "gevent": "locust", "pandas": "forecast", "statsmodels": "forecast", "statsforecast": "forecast",
+    "prophet": "prophet", "pynvml": "nvml",
 }  # fmt: skip
+
+# Commands that live in a room of their own: name, module, help.  The module has add_arguments(parser) and
+# run(arguments) -> exit code, and imports nothing heavy before run.
+VERBS: tuple[tuple[str, str, str], ...] = ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +127,9 @@ def parser() -> argparse.ArgumentParser:
     policy.add_argument(
         "--cache", type=Path, help="keep finished runs here (default: below the user's cache directory)"
     )
+    for name, module, text in VERBS:
+        room = import_module(module)
+        room.add_arguments(verb(name, room.run, text))
     return top
 
 
