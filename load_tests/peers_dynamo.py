@@ -132,7 +132,8 @@ def _prophet() -> type:
         raise ConfigError(
             "predictor", "'prophet' must be constant, arima or kalman: the package prophet is not installed"
         ) from None
-    return Prophet  # type: ignore[no-any-return]
+    found: type = Prophet
+    return found
 
 
 class Dynamo:

@@ -134,14 +134,15 @@ def _on(backend: Backend, jobs: int) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _dask_client(jobs: int) -> Iterator[None]:
     """The session's Dask client if there is one, else that of DASK_SCHEDULER_ADDRESS, else workers on this machine."""
-    from distributed import Client, get_client
+    import distributed
 
+    client: Any = distributed.Client
     try:
-        get_client()
+        distributed.get_client()
     except ValueError:
         address = _named("DASK_SCHEDULER_ADDRESS")
         own = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
-        with Client(address) if address else Client(**own):
+        with client(address) if address else client(**own):
             yield
     else:
         yield
