@@ -1,12 +1,14 @@
 """Which knobs are run: all of them, or only those that decide what is read off a frontier.
 
-A bracket search runs a few knobs, then halves the interval between the two points of the frontier that enclose each wanted
-attainment until they are neighbours, and on the test days runs the knobs beside them too, in case cost does not rise with
-the knob.  What it leaves out lies on neither side of a place that is read.
+A bracket search runs two knobs, goes outwards until two points of the frontier enclose each wanted attainment, then
+inwards, where a line between them through log10 of the violated share points to, until they are neighbours; on the test days
+it runs the knobs beside them too, in case cost does not rise with the knob.  What it leaves out lies on neither side of a
+place that is read.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +21,9 @@ from load_tests.policy_bench_stats import Floats, on_frontier
 # Knobs by (contender, part).
 Chosen = dict[tuple[str, str], tuple[float, ...]]
 
-_FIRST = 4
+# The first two knobs as shares of the range: extreme ones are slow to run and tell little.  Outwards in so many knobs.
+_FIRST = (1 / 3, 2 / 3)
+_OUTWARDS = 3
 
 
 def first_knobs(case: Case) -> Chosen:
@@ -28,7 +32,7 @@ def first_knobs(case: Case) -> Chosen:
     for contender in case.contenders:
         count = len(contender.knobs)
         if count and case.search == "bracket":
-            places = sorted({round(i * (count - 1) / (_FIRST - 1)) for i in range(_FIRST)})
+            places = sorted({round(share * (count - 1)) for share in _FIRST})
         else:
             places = list(range(count))
         for part in ("test", "train"):
@@ -78,20 +82,32 @@ def _missing(found: Results, contender: Contender, part: str, wanted: list[float
     places = [contender.knobs.index(knob) for knob in known]
     run, out = set(places), set[int]()
     for value in wanted:
-        ends = [places[i] for i in _ends(share, cost, value)]
-        between = {i for i in range(min(ends), max(ends)) if i not in run} if ends else set()
-        if between:
-            out.add(sorted(between)[len(between) // 2])
-            continue
-        if part == "train":  # a knob is picked there, no cost is read
-            continue
-        beside = {i + step for i in ends for step in (-1, 1)}
-        out |= {i for i in beside if 0 <= i < len(contender.knobs) and i not in run}
+        ends = _ends(share, cost, value)
+        step = _step([(places[i], float(share[i])) for i in ends], run, len(contender.knobs), value)
+        if step is not None:
+            out.add(step)
+        elif part == "test":  # on train days a knob is picked, no cost is read
+            beside = {places[i] + one for i in ends for one in (-1, 1)}
+            out |= {i for i in beside if 0 <= i < len(contender.knobs) and i not in run}
     return out
 
 
+def _step(ends: list[tuple[int, float]], run: set[int], count: int, wanted: float) -> int | None:
+    """The next knob's place: outwards where the wanted share is not enclosed, else between; None between neighbours."""
+    if len(ends) < 2:
+        outside = max(0, min(run) - _OUTWARDS) if ends[0][1] <= wanted else min(count - 1, max(run) + _OUTWARDS)
+        return None if outside in run else outside
+    (low, attained), (high, missed) = ends
+    between = [i for i in range(min(low, high) + 1, max(low, high)) if i not in run]
+    if not between:
+        return None
+    part = math.log(max(wanted, attained) / attained) / math.log(missed / attained)
+    aim = low + part * (high - low)
+    return min(between, key=lambda i: (abs(i - aim), i))
+
+
 def _ends(share: Floats, cost: Floats, wanted: float) -> list[int]:
-    """The points of the frontier on both sides of `wanted`, or the one at its end."""
+    """Indices of the points of the frontier on both sides of `wanted`, the one that attains first; or the one at its end."""
     kept = np.flatnonzero(on_frontier(share, cost))
     kept = kept[np.argsort(share[kept])]
     attains = share[kept] <= wanted

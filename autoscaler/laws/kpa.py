@@ -7,6 +7,7 @@ panic), ``bucketing.go`` (averages over one-second buckets) and ``scaler.go`` (b
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 from autoscaler.errors import ConfigError
@@ -84,17 +85,20 @@ def record(spec: KpaSpec, state: KpaState, *, second: int, concurrency: float) -
     last = state.buckets[-1][0]
     if second < last:
         raise ValueError(f"second {second} is before {last}, the last one recorded")
-    gap = second - last
-    kept = [b for b in state.buckets if b[0] > second - spec.stable_window_seconds]
+    gap, old = second - last, 0
+    kept, since = state.buckets, second - spec.stable_window_seconds
     if gap == 0:
-        kept[-1] = (second, kept[-1][1] + concurrency)
-    else:
-        kept.append((second, concurrency))
-    return replace(
-        state,
-        buckets=tuple(kept),
+        kept, concurrency = kept[:-1], kept[-1][1] + concurrency
+    while old < len(kept) and kept[old][0] <= since:
+        old += 1
+    return KpaState(
+        buckets=(*kept[old:], (second, concurrency)),
         first_stable=second if gap >= spec.stable_window_seconds else state.first_stable,
         first_panic=second if gap >= spec.panic_window_seconds else state.first_panic,
+        panic_since_seconds=state.panic_since_seconds,
+        most_in_panic=state.most_in_panic,
+        zero_since_seconds=state.zero_since_seconds,
+        awake_since_seconds=state.awake_since_seconds,
     )
 
 
@@ -112,11 +116,8 @@ def average(state: KpaState, *, at_seconds: float, window_seconds: int, first: i
     if age == window_seconds:
         return 0.0
     since = last + age - window_seconds
-    total = 0.0
-    for second, value in reversed(state.buckets):
-        if second <= since:
-            break
-        total += value
+    inside = state.buckets[bisect_right(state.buckets, (since, math.inf)) :]
+    total = sum([value for _, value in reversed(inside)], 0.0)
     return math.floor(total / min(last - first + 1, window_seconds - age) * _PRECISION) / _PRECISION
 
 
@@ -137,9 +138,11 @@ def scale(spec: KpaSpec, state: KpaState, *, at_seconds: float, ready: int, curr
     state = _panic(spec, state, at_seconds, over=by_panic / counted >= spec.panic_threshold)
     if state.panic_since_seconds is not None:
         wanted = max(wanted, min(max(by_panic, least), most), state.most_in_panic)
-        state = replace(state, most_in_panic=wanted)
+        if wanted != state.most_in_panic:
+            state = replace(state, most_in_panic=wanted)
     awake = None if ready == 0 else at_seconds if state.awake_since_seconds is None else state.awake_since_seconds
-    state = replace(state, awake_since_seconds=awake)
+    if awake != state.awake_since_seconds:
+        state = replace(state, awake_since_seconds=awake)
     bounded = min(max(wanted, spec.min_replicas), spec.max_replicas)
     return _to_zero(spec, state, at_seconds, current, bounded)
 
@@ -160,7 +163,7 @@ def _to_zero(spec: KpaSpec, state: KpaState, at_seconds: float, current: int, wa
     ten minutes; here a start that fails is the plant's business.)
     """
     if wanted > 0 or current == 0:
-        return wanted, replace(state, zero_since_seconds=None)
+        return wanted, state if state.zero_since_seconds is None else replace(state, zero_since_seconds=None)
     if not spec.scale_to_zero:
         return 1, state
     if state.awake_since_seconds is None:
