@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autoscaler.settings import Slo
-from load_tests.fleet import PoolModel
 from load_tests.kernel_state import Floats, Ints
 from load_tests.need import Need, feasible_requests_per_second, weights
 from load_tests.oracle_dp import best_path, path_cost, path_violated
@@ -182,22 +180,6 @@ def carried(setup: Setup, need: Need, replicas: Ints) -> Floats:
     relative = np.maximum.accumulate(np.array(each)) / max(1e-12, need.requests_per_second)
     logs = np.log(np.maximum(1, replicas))
     return np.maximum.accumulate(replicas * np.interp(logs, np.log(sizes), relative))
-
-
-def least_seconds(pool: PoolModel, prompt_tokens: Ints, output_tokens: Ints, slo: Slo) -> Floats:
-    """Replica-seconds that each request takes at the very least while the SLO holds, in mean field.
-
-    Its prefill, and its decoding in steps as long as the ITL allows: a step of length L costs its fixed part a once, so
-    decoding work w becomes w / (1 - a / L) (Jensen: no mixture of batch sizes with mean L does with fewer steps).
-    """
-    law = pool.replica
-    p, o = prompt_tokens.astype(float), output_tokens.astype(float)
-    fixed = law.a + law.step_overhead_seconds
-    busy = max(0.0, 1.0 - fixed / slo.itl_seconds)
-    decode = (o - 1) * (law.c + law.b + law.sequence_overhead_seconds + law.d * (p + o / 2))
-    prefill = law.b * p + law.e * p * p / 2
-    each: Floats = prefill + decode / busy if busy > 0 else prefill + decode
-    return each
 
 
 def find_oracle(

@@ -44,11 +44,14 @@ def lower_bound(
     slack_seconds: float = 0.0,
     low: float = 0.0,
     high: float = math.inf,
+    paid: Floats | None = None,
 ) -> float:
     """Least replica-seconds (ready and starting) that serve all but 1 - `attainment_fraction` of the arrivals in time.
 
     `work_seconds`: replica-seconds that the requests of each bin need; `slack_seconds`: how long work may wait, 0 demands
-    it in its own bin.  Raises ConfigError where scipy is missing, ValueError where `high` replicas cannot do it.
+    it in its own bin; `paid`: the share of each bin that costs anything, None: all of it.
+
+    Raises ConfigError where scipy is missing, ValueError where `high` replicas cannot do it.
     """
     _check(work_seconds, arrivals, attainment_fraction)
     try:
@@ -73,7 +76,9 @@ def lower_bound(
     share = np.divide(arrivals, work, out=np.zeros(bins), where=work > 0) / max(1.0, float(arrivals.sum()))
     rows.append(sparse.hstack([sparse.csr_matrix((1, 3 * bins)), sparse.csr_matrix(share)]))
     limits.append(np.array([1.0 - attainment_fraction]))
-    cost = np.concatenate([np.ones(bins), np.full(bins, start_seconds / bin_seconds), np.zeros(2 * bins)])
+    held = np.ones(bins) if paid is None else paid
+    starts_cost = np.where(held > 0, start_seconds / bin_seconds, 0.0)
+    cost = np.concatenate([held, starts_cost, np.zeros(2 * bins)])
     top = np.concatenate([np.full(bins, high), np.full(bins, np.inf), np.full(bins, np.inf if waits else 0.0), work])
     bottom = np.concatenate([np.full(bins, low), np.zeros(3 * bins)])
     top[3 * bins - 1] = 0.0  # no backlog at the end

@@ -78,7 +78,10 @@ def bench_policy(
     cache: Path | None = None,
     engine: Engine | None = None,
 ) -> int:
-    """The command: scenario files, or the grid of development traces where none is given."""
+    """The command: scenario files, or the grid of development traces where none is given.
+
+    The exit code: 1 where somebody attains a target for less than its lower bound, which then is none.
+    """
     from load_tests.policy_bench_grid import default_cases, quick_cases, shortened
 
     if jobs is not None and jobs < 1:
@@ -111,10 +114,11 @@ def bench_policy(
         from load_tests.policy_bench_html import write_page
 
         write_page(to_json(comparisons, found), html)
+    broken = any(comparison.holds is False for comparison in comparisons)
     if as_json:
         print(json.dumps(to_json(comparisons, found), indent=1, allow_nan=False))
-        return 0
+        return int(broken)
     print_comparisons(comparisons)
     if html is not None:
         print(f"\nReport: {html}", file=sys.stdout)
-    return 0
+    return int(broken)

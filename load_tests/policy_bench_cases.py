@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from autoscaler.errors import ConfigError
-from load_tests.policy_bench_cells import Cell, Engine, OracleSettings, Own
+from load_tests.policy_bench_cells import BoundSettings, Cell, Engine, OracleSettings, Own
 from load_tests.policy_bench_contenders import Contender, contenders
 from load_tests.scenario import Scenario
 from load_tests.shapes import DAY
@@ -22,7 +22,7 @@ LEAD_SECONDS = 3600.0
 _LEAD_SHARE = 0.1
 # Files shorter than this are not split: nothing is tuned on them.
 _LEAST_DAYS_TO_SPLIT = 2
-ORACLE = "clairvoyant"
+ORACLE, BOUND = "clairvoyant", "lower bound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,25 +74,28 @@ def asked(case: Case, chosen: Mapping[tuple[str, str], tuple[float, ...]] | None
 
 def fixed(case: Case) -> Iterator[Asked]:
     """Cells without a knob: peers as shipped, ours once per target, the clairvoyant."""
-    for contender in case.contenders:
+    for entered in case.contenders:
         for scenario in case.test:
             for seed in case.test_seeds:
-                if contender.tunes_itself:
+                if entered.tunes_itself:
                     for target in case.targets:
                         slo = replace(scenario.slo, attainment_fraction=target)
                         one = replace(scenario, slo=slo)
-                        yield _asked(case, contender, one, seed, "test", None, target)
+                        yield _asked(case, entered, one, seed, "test", None, target)
                 else:
-                    yield _asked(case, contender, scenario, seed, "test", None, None)
+                    yield _asked(case, entered, scenario, seed, "test", None, None)
     if case.oracle:
         for scenario in case.test:
             for target in case.targets:
-                # The clairvoyant is searched for by many replays: under one seed.
+                # The clairvoyant is searched for by many replays: under one seed, and so is its bound.
                 seed = case.test_seeds[0]
-                cell = Cell(
-                    scenario=scenario, policy=OracleSettings(attainment_fraction=target), seed=seed, engine=case.engine
-                )
-                yield Asked(cell=cell, contender=ORACLE, part="test", knob=None, target=target, seed=seed)
+                for settings in (
+                    OracleSettings(attainment_fraction=target),
+                    BoundSettings(attainment_fraction=target),
+                ):
+                    cell = Cell(scenario=scenario, policy=settings, seed=seed, engine=case.engine)
+                    name = ORACLE if settings.kind == "oracle" else BOUND
+                    yield Asked(cell=cell, contender=name, part="test", knob=None, target=target, seed=seed)
 
 
 def knobbed(case: Case, chosen: Mapping[tuple[str, str], tuple[float, ...]] | None) -> Iterator[Asked]:

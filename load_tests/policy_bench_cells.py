@@ -38,7 +38,10 @@ Spans = list[tuple[float, float]]
 
 # Packages whose source decides what a cell comes to, and the modules among them that only show results or start runs.
 _PACKAGES = ("autoscaler", "forecast", "serving", "load_tests")
-_SHOWS = ("report", "bench", "policy_bench", "demo", "drills", "main", "validation", "measured", "closed_loop")
+_SHOWS = (
+    "report", "bench", "policy_bench", "demo", "drills", "drill", "main", "validation", "measured", "closed_loop",
+    "backtest", "fake_engine", "locustfile", "loadtest", "calibrate",
+)  # fmt: skip
 _DECIDES = ("policy_bench_cells.py",)
 
 # What only this project's policies run: a change there changes no digit of anybody else's.
@@ -57,6 +60,14 @@ class OracleSettings:
     """Not a policy: the cheapest replayed path of a clairvoyant that attains."""
 
     kind: Literal["oracle"] = "oracle"
+    attainment_fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundSettings:
+    """Not a policy: what nobody can do without.  Its result is one row, on the first scored day, and counts no requests."""
+
+    kind: Literal["bound"] = "bound"
     attainment_fraction: float
 
 
@@ -84,7 +95,7 @@ class Cell:
     """What is run: `scenario` has its window and history; its own seeds and policies are not looked at."""
 
     scenario: Scenario
-    policy: Policy | Own | OracleSettings
+    policy: Policy | Own | OracleSettings | BoundSettings
     seed: int
     engine: Engine = "plant"
 
@@ -129,6 +140,8 @@ def run_cell(cell: Cell) -> CellResult:
     begun = perf_counter()
     if isinstance(cell.policy, OracleSettings):
         return _clairvoyant(cell, cell.policy, prepared, begun)
+    if isinstance(cell.policy, BoundSettings):
+        return _bound(cell, cell.policy, prepared, begun)
     return _played(cell, cell.policy, prepared, begun)
 
 
@@ -207,6 +220,25 @@ def _clairvoyant(cell: Cell, settings: OracleSettings, prepared: Prepared, begun
     violated = judge(found.run).violated
     counts = [_counted(setup.requests.arrival_seconds, violated, spans) for _, spans in days]
     return _result(days, counts, paid, begun)
+
+
+def _bound(cell: Cell, settings: BoundSettings, prepared: Prepared, begun: float) -> CellResult:
+    from load_tests.oracle_bound import bound_gpu_hours
+
+    setup, limits = prepared.setup, cell.scenario.limits
+    days = list(scored_spans(cell.scenario, setup))
+    spans = [span for _, some in days for span in some]
+    low, high = limits.min_replicas, limits.max_replicas
+    hours = bound_gpu_hours(setup, spans, settings.attainment_fraction, low=low, high=high) if spans else None
+    found = () if hours is None else (hours,)
+    none = tuple(0 for _ in found)
+    return CellResult(
+        days=tuple(day for day, _ in days)[: len(found)],
+        gpu_hours=found,
+        arrived=none,
+        violated=none,
+        wall_seconds=perf_counter() - begun,
+    )
 
 
 def _result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from load_tests import draws
-from load_tests.policy_bench_cases import ORACLE, Asked, Case
+from load_tests.policy_bench_cases import BOUND, ORACLE, Asked, Case
 from load_tests.policy_bench_cells import CellResult
 from load_tests.policy_bench_contenders import Contender
 from load_tests.policy_bench_stats import LEVEL, Floats, Points, Ratio, cost_at, holm, ratio
@@ -69,7 +70,8 @@ class Comparison:
 
     `reference` is ours; None where no policy tunes itself.  `place`: the attainment at which frontiers are read, the target
     or what ours realised.  `oracle`: the clairvoyant's outcome, None where there is none; `oracle_policy` whose it is: what a
-    policy reaches a clairvoyant can, so one that attains the target for less takes its place.
+    policy reaches a clairvoyant can, so one that attains the target for less takes its place.  `bound_gpu_hours`: what
+    nobody who attains the target can do without; None where it was not asked for or nobody can attain.
     """
 
     case: Case
@@ -82,6 +84,14 @@ class Comparison:
     oracle: Outcome | None = None
     oracle_policy: str = ORACLE
     oracle_seed_gpu_hours: float | None = None
+    bound_gpu_hours: float | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the bound is one: nobody who attains the target costs less.  None where either is not known."""
+        if self.oracle is None or self.bound_gpu_hours is None:
+            return None
+        return self.bound_gpu_hours <= self.oracle.gpu_hours
 
     @property
     def cheapest_at_target(self) -> Line | None:
@@ -187,6 +197,7 @@ def _at(found: Results, target: float, reference: Contender | None) -> Compariso
         lines=lines,
         oracle=None if oracle is None else oracle[1],
         oracle_policy=ORACLE if oracle is None else oracle[0],
+        bound_gpu_hours=_bound(found, target),
         oracle_seed_gpu_hours=None if oracle is None or same is None else outcome_of(same).gpu_hours,
     )
 
@@ -207,6 +218,13 @@ def _oracle(found: Results, target: float) -> tuple[str, Outcome] | None:
             if made.attainment_fraction >= target and made.gpu_hours < best[1].gpu_hours:
                 best = contender.name, made
     return best
+
+
+def _bound(found: Results, target: float) -> float | None:
+    """Sum over the stretches of the test part."""
+    by_seed = found.by_key.get((BOUND, "test", None, target), {})
+    parts = [result.gpu_hours for results in by_seed.values() for result in results]
+    return math.fsum(part[0] for part in parts) if parts and all(parts) else None
 
 
 def outcome_of(points: Points, index: int = 0, knob: float | None = None) -> Outcome:

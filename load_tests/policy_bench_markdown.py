@@ -16,22 +16,23 @@ def shipped(told: Json) -> Iterator[str]:
 
     In bold what attained the target; the others' costs are those of a promise not kept.
     """
-    for target, cases in _by_target(told):
-        yield f"Asked for {100 * target:g} %. Cost over the clairvoyant's (attained, %):"
+    for target, family, cases in _groups(told):
+        yield f"{_title(target, family)}. Cost over the clairvoyant's (attained, %):"
         yield ""
         yield from _head([case["name"] for case, _ in cases])
         for name in _names(cases):
             yield _row(name, [_shipped(_outcome(rows, name), rows[0]["oracle"], target) for _, rows in cases])
+        yield _row("*lower bound*", [_below(rows[0]) for _, rows in cases])
         yield _row("*clairvoyant, GPU-hours*", [_hours(rows[0]["oracle"]) for _, rows in cases])
         yield ""
 
 
 def hindsight(told: Json) -> Iterator[str]:
     """Our cost over each peer's in hindsight, at the attainment that ours realised."""
-    for target, cases in _by_target(told):
+    for target, family, cases in _groups(told):
         for i in range(max(len(rows) for _, rows in cases)):
             ours = cases[0][1][i]["reference"]
-            yield f"Asked for {100 * target:g} %: {ours} over each peer in hindsight, at equal attainment:"
+            yield f"{_title(target, family)}: {ours} over each peer in hindsight, at equal attainment:"
             yield ""
             yield from _head([case["name"] for case, _ in cases])
             now = [rows[i] for _, rows in cases]
@@ -42,9 +43,17 @@ def hindsight(told: Json) -> Iterator[str]:
             yield ""
 
 
-def _by_target(told: Json) -> Iterator[tuple[float, list[tuple[Json, list[Json]]]]]:
-    for target in dict.fromkeys(c["target"] for case in told["cases"] for c in case["targets"]):
-        yield target, [(case, [c for c in case["targets"] if c["target"] == target]) for case in told["cases"]]
+def _groups(told: Json) -> Iterator[tuple[float, str, list[tuple[Json, list[Json]]]]]:
+    """(target, family, cases with their comparisons): a table each."""
+    targets = dict.fromkeys(c["target"] for case in told["cases"] for c in case["targets"])
+    for family in dict.fromkeys(case["family"] for case in told["cases"]):
+        members = [case for case in told["cases"] if case["family"] == family]
+        for target in targets:
+            yield target, family, [(case, [c for c in case["targets"] if c["target"] == target]) for case in members]
+
+
+def _title(target: float, family: str) -> str:
+    return f"Asked for {100 * target:g} %, {family}"
 
 
 def _names(cases: Sequence[tuple[Json, list[Json]]]) -> list[str]:
@@ -68,6 +77,11 @@ def _shipped(outcome: Json | None, oracle: Json | None, target: float) -> str:
     attained = outcome["attainment_fraction"]
     text = f"{outcome['gpu_hours'] / oracle['gpu_hours']:.2f} ({_percent(attained)})"
     return f"**{text}**" if attained >= target else text
+
+
+def _below(comparison: Json) -> str:
+    bound, oracle = comparison["bound_gpu_hours"], comparison["oracle"]
+    return "" if bound is None or oracle is None else _ratio(bound / oracle["gpu_hours"])
 
 
 def _place(comparison: Json, name: str) -> str:

@@ -114,12 +114,13 @@ def _on(backend: Backend, jobs: int) -> Iterator[dict[str, Any]]:
         yield {"backend": "loky", "return_as": "generator_unordered", "batch_size": 1}
     elif backend == "ray":
         import ray
-        from ray.util.joblib import register_ray
+        from ray.util import joblib as ray_joblib
 
+        register: Any = ray_joblib.register_ray
         ours = not ray.is_initialized()
         if ours:  # RAY_ADDRESS names a cluster; without one, this machine
             ray.init(num_cpus=None if _named("RAY_ADDRESS") else jobs, log_to_driver=False, include_dashboard=False)
-        register_ray()
+        register()
         try:
             with joblib.parallel_config(backend="ray"):
                 yield {}

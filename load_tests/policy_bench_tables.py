@@ -95,6 +95,10 @@ def heading(comparison: Comparison) -> str:
         told += f"; {over:.2f} times the clairvoyant's {hours(comparison.oracle.gpu_hours)}"
         if comparison.oracle_policy != ORACLE:
             told += f" ({comparison.oracle_policy} found it: the programme's best path costs more)"
+    if comparison.bound_gpu_hours is not None:
+        told += f"; nobody does it below {hours(comparison.bound_gpu_hours)}"
+        if comparison.holds is False:
+            told += ", WHICH IS NO BOUND: somebody did"
     return told
 
 
@@ -268,6 +272,8 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         "oracle_policy": comparison.oracle_policy,
         "oracle": None if comparison.oracle is None else asdict(comparison.oracle),
         "over_oracle": comparison.over_oracle,
+        "bound_gpu_hours": comparison.bound_gpu_hours,
+        "bound_holds": comparison.holds,
         "over_cheapest": comparison.over_cheapest,
         "cheapest_at_target": comparison.cheapest_at_target.contender if comparison.cheapest_at_target else None,
         "lines": [asdict(line) for line in comparison.lines],

@@ -197,6 +197,7 @@ function drawDetail() {
   if (now?.ours) told.push(`${state.ours}: ${number(now.ours.gpu_hours)} GPU-hours at ${attainment(now.ours.attainment_fraction)}.`);
   if (now?.over_cheapest != null) told.push(`That is ${ratioText(now.over_cheapest)} times the cheapest peer in hindsight at just the target (${now.cheapest_at_target}).`);
   if (now?.oracle) told.push(`Clairvoyant: ${number(now.oracle.gpu_hours)} GPU-hours (ours ${ratioText(now.over_oracle)} times that).`);
+  if (now?.bound_gpu_hours != null) told.push(now.bound_holds === false ? `The lower bound of ${number(now.bound_gpu_hours)} GPU-hours is none: somebody did it for less.` : `Nobody does it below ${number(now.bound_gpu_hours)} GPU-hours.`);
   told.push(`Days of the trace run, first hour not scored: test ${days(kase.test_days)}${kase.train_days.length ? `, train ${days(kase.train_days)}` : ""}; seeds ${kase.test_seeds.join(", ")}; ${kase.engine}.`, ...kase.notes);
   document.getElementById("detail-setting").textContent = told.join(" ");
   const groups = make("tr", { class: "group" }, make("td", { class: "name" }), ...[["As shipped", 3], ["Tuned on train days", 4], ["Hindsight", 5]].map(([text, n]) => make("th", { colspan: n, scope: "colgroup" }, text)));

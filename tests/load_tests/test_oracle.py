@@ -20,10 +20,10 @@ from load_tests.oracle import (
     bins_of,
     cheapest,
     find_oracle,
-    least_seconds,
     replay,
     sweep,
 )
+from load_tests.oracle_bound import bound_gpu_hours, least_seconds
 from load_tests.oracle_dp import best_path, path_cost, path_violated
 from load_tests.oracle_lp import lower_bound, trivial_bound
 from load_tests.oracle_schedule import Schedule, births_of, order_seconds
@@ -204,6 +204,23 @@ def test_the_oracle_attains_in_the_plant_and_is_below_every_peer():
     work = np.bincount(index, weights=each, minlength=len(made.need))
     bound = lower_bound(work, made.arrivals, 0.99, start_seconds=made.start_seconds, slack_seconds=60.0)
     assert bound / 3600 <= oracle.gpu_hours
+    scored = [(world.score_from_seconds, world.end_seconds)]
+    told = bound_gpu_hours(world, scored, 0.99, low=1, high=100)
+    assert told is not None
+    work = float(each.sum()) * world.gpus_per_replica / 3600
+    assert 0.2 * work < told <= oracle.gpu_hours
+    assert bound_gpu_hours(world, scored, 0.99, low=3, high=100) > told
+    assert bound_gpu_hours(world, scored, 0.9, low=0, high=100) <= bound_gpu_hours(world, scored, 0.99, low=0, high=100)
+
+
+def test_a_bound_does_not_price_what_nobody_pays_for():
+    work, arrivals = np.full(30, 20.0), np.ones(30)
+    paid = np.ones(30)
+    paid[10:20] = 0.0
+    whole = lower_bound(work, arrivals, 1.0, start_seconds=30.0)
+    part = lower_bound(work, arrivals, 1.0, start_seconds=30.0, paid=paid)
+    assert whole == pytest.approx(30 * 20.0, rel=1e-5)
+    assert part == pytest.approx(20 * 20.0, rel=1e-5)
 
 
 def test_a_policy_that_is_cheaper_becomes_the_oracle():

@@ -451,6 +451,34 @@ def test_a_policy_that_beats_the_programme_becomes_the_oracle_and_is_said(hours:
     assert ("found it" in heading(found)) == (whose != "clairvoyant")
 
 
+@pytest.mark.parametrize(("bound", "holds"), [(100.0, True), (5000.0, False)])
+def test_a_bound_that_somebody_beats_is_none_and_is_said(bound: float, holds: bool) -> None:
+    made = case(oracle=True)
+    wanted = list(asked(made))
+    results = [
+        CellResult(days=(7,), gpu_hours=(bound,), arrived=(0,), violated=(0,), wall_seconds=0.0)
+        if a.contender == "lower bound"
+        else invented(a, factor=1.3)
+        for a in wanted
+    ]
+    (found,) = compare(gather(made, wanted, results))
+    assert found.bound_gpu_hours == bound
+    assert found.holds is holds
+    assert ("NO BOUND" in heading(found)) == (not holds)
+
+
+def test_bound_clairvoyant_and_policies_are_in_order_in_the_plant() -> None:
+    made = case_of(scenario(), targets=(0.9,), oracle=True)
+    (found,) = run_cases([made])[0]
+    assert found.oracle is not None
+    assert found.bound_gpu_hours is not None
+    assert 0 < found.bound_gpu_hours <= found.oracle.gpu_hours
+    outcomes = [found.ours, *(line.shipped for line in found.lines)]
+    attained = [o.gpu_hours for o in outcomes if o is not None and o.attainment_fraction >= 0.9]
+    assert attained
+    assert all(found.oracle.gpu_hours <= cost for cost in attained)
+
+
 def test_tables_for_a_page_of_text_say_what_the_comparison_says() -> None:
     made = case(name="rate_first, start")
     wanted = list(asked(made))
