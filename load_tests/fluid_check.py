@@ -6,29 +6,24 @@ start-ups and routing are drawn anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import numpy as np
 
 from load_tests.bench import BenchRow
 from load_tests.campaign import Prepared, contestants_of, prepare
 from load_tests.fluid import fluid_run
 from load_tests.oracle import attainment_of
-from load_tests.peers import HpaSettings, StaticSettings
-from load_tests.scenario import Policy, PoolPolicy, Scenario, scenario_from
+from load_tests.peers import StaticSettings
+from load_tests.policy_bench_cases import Case
+from load_tests.policy_bench_cells import Own
+from load_tests.policy_bench_grid import default_cases, quick_cases
+from load_tests.scenario import Policy
 from load_tests.simulator import Setup, simulate
 
-# (trace, train day, share of requests that is kept): pools of mean need 3 to 5.
-TRACES = (
-    ("rate_servegen_mmid_c66", 3, 0.33),
-    ("rate_servegen_msmall_c31", 3, 1.0),
-    ("rate_servegen_mmid_c22", 2, 1.0),
-)
+# The start-ups of the shipped comparison that are looked at, by name.
+STARTUP = "start 2 min"
 COST_GOAL, ATTAINMENT_GOAL = 0.05, 0.005
-_STATIC = (0.8, 1.0, 1.2)  # times the largest need of ten minutes
-_HPA = (4.0, 8.0, 16.0)  # requests running and waiting per replica
+POLICIES = ("static peak", "hpa work", "hpa tokens_per_second", "hpa running_and_waiting_requests", "auto")
 # What misses so much is no candidate for any target: its backlogs are far from where policies are compared.
 _OF_INTEREST = 0.95
 
@@ -54,35 +49,9 @@ class Agreement:
         return self.attainment[1] - self.attainment[0]
 
 
-def scenario(trace: str, day: int, kept: float, hours: float = 24.0) -> Scenario:
-    """A train day of a trace on a 70B model."""
-    return scenario_from(
-        {
-            "version": 1,
-            "name": trace,
-            "traffic": {"kind": "trace", "trace": f"builtin:{trace}", "thin_fraction": kept},
-            "window": {"start_seconds": day * 86_400, "duration_seconds": hours * 3600},
-            "history_days": float(day),
-            "replica": {"profile": "llama-3.1-70b_bf16_a100_tp4"},
-            "startup": {"profile": "warm_node_local"},
-            "slo": {"ttft_seconds": 2.0, "itl_seconds": 0.08, "attainment_fraction": 0.99},
-            "interval_seconds": 15,
-            "limits": {"min_replicas": 1, "max_replicas": 60},
-            "score_from_seconds": 3600,
-        },
-        Path("."),
-    )
-
-
-def policies(prepared: Prepared) -> Iterator[Policy]:
-    """Fixed fleets around the largest need, HPA at targets that the SLO allows, and this project's policy."""
-    at = np.arange(0.0, prepared.setup.end_seconds, 600.0)
-    peak = float(np.nanmax(prepared.need.between(at, at + 600.0)))
-    for count in sorted({max(1, round(share * peak)) for share in _STATIC}):
-        yield StaticSettings(replicas=count)
-    for target in _HPA:
-        yield HpaSettings(target=target, name=f"hpa {target:g}")
-    yield PoolPolicy()
+def cases(*, quick: bool) -> list[Case]:
+    """Every trace of the shipped comparison at its size there."""
+    return quick_cases()[:1] if quick else [c for c in default_cases() if c.family == STARTUP]
 
 
 def compare(prepared: Prepared, policy: Policy) -> Agreement:
@@ -106,9 +75,11 @@ def compare(prepared: Prepared, policy: Policy) -> Agreement:
 def rows(quick: bool) -> Iterable[BenchRow]:
     """Per trace and policy: the twin's errors in cost and attainment beside the plant's own scatter."""
     found: list[Agreement] = []
-    for trace, day, kept in TRACES[:1] if quick else TRACES:
-        prepared = prepare(scenario(trace, day, kept, 8.0 if quick else 24.0), 0)
-        for policy in policies(prepared):
+    for case in cases(quick=quick):
+        # The last train day, or the hour of those that have no days.
+        trace, prepared = case.name.split(",")[0], prepare((case.train or case.test)[0], 0)
+        for policy in (c.at(None if c.tunes_itself else 1.0) for c in case.contenders if c.name in POLICIES):
+            assert not isinstance(policy, Own)
             one = compare(prepared, policy)
             found.append(one)
             judged = one.attainment[0] >= _OF_INTEREST
