@@ -13,14 +13,15 @@ demo: $(VENV)/.sim
 	@$(BIN)/autoscaler demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow" --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow and not peers" --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "slow and not browser" --dist worksteal
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[peers,ray]'
+	$(BIN)/python -m pytest -n $(JOBS) -m "(slow or peers) and not browser" --dist worksteal
 
 test-browser: $(VENV)/.dev
 	$(BIN)/pip install -q -e '.[browser]'
