@@ -126,14 +126,14 @@ class Births:
     """The starts of one pool.  Time only moves forward: every call with an instant may not be earlier than the last.
 
     `factor` stretches every stage of the starts ordered from then on (a slow day), `failure_fraction` of them fail at the
-    instant at which they would be ready; both may be set at any time.
+    instant at which they would be ready, the next `hangs` never end; all may be set at any time.
     """
 
     def __init__(
         self, model: StartupModel, pool: str, seed: int, factor: float = 1.0, failure_fraction: float = 0.0
     ) -> None:
         self.model, self.pool, self.seed = model, pool, seed
-        self.factor, self.failure_fraction = factor, failure_fraction
+        self.factor, self.failure_fraction, self.hangs = factor, failure_fraction, 0
         self._split = next((i for i, s in enumerate(model.stages) if s.weights_gb > 0), len(model.stages))
         self._keys = [np.uint64(draws.key(seed, "startup", pool, s.name)) for s in model.stages]
         self._failure_key = np.uint64(draws.key(seed, "startup failure", pool))
@@ -236,7 +236,11 @@ class Births:
         reads = self._split < len(seconds)
         gigabytes = self.model.stages[self._split].weights_gb * self._spread(self._split, ordinal) if reads else 0.0
         fails = bool(draws.uniform_at(self._failure_key, ordinal) < self.failure_fraction)
-        self._births[ordinal] = _Birth(ordinal, ends, gigabytes, seconds[self._split + 1 :], fails)
+        after = seconds[self._split + 1 :]
+        if self.hangs > 0:
+            self.hangs -= 1
+            (after or ends)[-1] = math.inf
+        self._births[ordinal] = _Birth(ordinal, ends, gigabytes, after, fails)
         self._plan = None
 
     def _node(self, at_seconds: float) -> list[float]:

@@ -26,11 +26,16 @@ class Answer(NamedTuple):
     band: tuple[int, int, float, float] | None = None
 
 
+# A sample is believed so long after its time: by this library's sources, and by Prometheus, which peers ask.
+STALE_AFTER_SECONDS, LOOK_BACK_SECONDS = 45.0, 300.0
+
+
 class Moment(NamedTuple):
-    """What befalls the signals at one tick: are they scraped, and what share of the counts survived a reset."""
+    """What befalls the signals at one tick: are they scraped, is the answer empty, how old is what it repeats."""
 
     measured: bool = True
-    kept_fraction: float = 1.0
+    empty: bool = False
+    stale_seconds: float = 0.0
 
 
 class Contestant(Protocol):
@@ -62,7 +67,14 @@ class PeerContestant:
 
     def decide(self, at_seconds: float, moment: Moment) -> Answer:
         """One tick of the peer."""
-        view = self._view.tick(desired=self._life.desired, starting=self._life.starting, scraped=moment.measured)
+        view = self._view.tick(
+            desired=self._life.desired,
+            starting=self._life.starting,
+            ready=len(self._life.serving),
+            scraped=moment.measured and moment.stale_seconds < LOOK_BACK_SECONDS,
+            empty=moment.empty,
+            fresh=moment.stale_seconds == 0.0,
+        )
         return Answer(*self.peer.decide(view))
 
     def end(self) -> None:
@@ -99,8 +111,8 @@ class PoolContestant:
             self.interval_seconds,
             self._life.counts(self._origin),
             lambda: (fleet.gauges(index), fleet.counters(index)),
-            measured=moment.measured,
-            kept_fraction=moment.kept_fraction,
+            measured=moment.measured and moment.stale_seconds < STALE_AFTER_SECONDS,
+            empty=moment.empty,
         )
         decision = self.pool.step(observation)
         step = self.pool.last_step

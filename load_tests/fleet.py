@@ -25,6 +25,7 @@ from load_tests import kernel_state as state
 from load_tests.draws import key
 from load_tests.kernel_build import column, followers_of, pool_records, prefix_entries, request_records, tournament
 from load_tests.kernel_prefix import BUCKET, PREFIX_PLANES
+from load_tests.kernel_route import push_transfer
 from load_tests.kernel_state import Plant, records
 from load_tests.kernel_views import (
     Counters,
@@ -230,6 +231,42 @@ class Fleet:
         if slot is not None:
             p = self._plant
             kernel.set_factor(p.replicas, p.due, p.winners, slot, self.now_seconds, float(factor))
+
+    def change_law(self, pool: int, step_factor: float, token_factor: float, context_factor: float) -> None:
+        """Steps of a pool that start from now on have other terms: per step, per token in it, per token of context."""
+        p = self._plant
+        for slot in np.flatnonzero((p.replicas["life"] != state.FREE) & (p.replicas["pool"] == pool)):
+            kernel.set_factor(
+                p.replicas, p.due, p.winners, int(slot), self.now_seconds, float(p.replicas[slot]["factor"])
+            )
+        law = p.pools[pool]
+        law["a"] *= step_factor
+        for name, factor in (("b", token_factor), ("c", token_factor), ("d", context_factor), ("e", context_factor)):
+            law[name] *= factor
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Requests that follow others do so no more by themselves: `release` says when each arrives."""
+        self._plant.followers[:] = -1
+
+    def release(self, request: int, like: int, at_seconds: float) -> None:
+        """A held request arrives at `at_seconds`, which is not past, with the lengths of request `like`."""
+        if at_seconds < self.now_seconds:
+            raise ValueError(f"at_seconds {at_seconds!r} must be >= now_seconds {self.now_seconds!r}")
+        p = self._plant
+        row, model = p.requests[request], p.requests[like]
+        row["arrival"] = at_seconds
+        for name in ("prompt", "output", "cached"):
+            row[name] = model[name]
+        self._output[request] = self._output[like]
+        push = getattr(push_transfer, "py_func", push_transfer)  # once in a while, so not worth compiling
+        push(p.world.view(np.recarray), p.transfers.view(np.recarray), at_seconds, request)
+
+    def first_tokens(self, requests: Sequence[int]) -> state.Floats:
+        """Instants of the first tokens of some requests; inf where none has come."""
+        first: state.Floats = self._plant.requests["first"][np.asarray(requests, dtype=np.int64)]
+        return first
 
     def _check_id(self, replica_id: int) -> None:
         if not 0 <= replica_id < self._births:

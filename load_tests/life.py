@@ -13,6 +13,9 @@ from load_tests.births import Births
 from load_tests.fleet import Fleet
 from load_tests.run import ReplicaSeconds
 
+# A stuck engine's steps take so much longer that none ends.
+_STUCK_FACTOR = 1e-12
+
 
 @dataclass(slots=True)
 class Span:
@@ -47,6 +50,8 @@ class Life:
         self._serving: dict[int, Span] = {}
         self._leaving: list[Span] = []
         self._asleep: list[Span] = []
+        self.stuck: tuple[int, ...] = ()
+        self.lost: list[float] = []  # instants at which a replica died, or its start failed
         for _ in range(initial):
             self._join(Span(ordered=-math.inf, ready=fleet.now_seconds), fleet.now_seconds)
 
@@ -86,6 +91,7 @@ class Life:
                 span = self._starting.pop((source, ordinal))
                 if failed:
                     span.gone = end
+                    self.lost.append(end)
                 else:
                     self._join(span, end)
         for span in self._leaving:
@@ -100,10 +106,40 @@ class Life:
 
     def kill(self, at_seconds: float, count: int) -> None:
         """The `count` oldest serving replicas fail, with all they hold; the platform orders new ones."""
-        for replica in list(self._serving)[:count]:
+        self._kill(at_seconds, list(self._serving)[:count])
+
+    def give_up(self, at_seconds: float, count: int) -> None:
+        """The `count` oldest starts are lost; the platform orders new ones."""
+        for source, ordinal in list(self._starting)[:count]:
+            source.cancel(ordinal, at_seconds)
+            self._starting.pop((source, ordinal)).gone = at_seconds
+            self.lost.append(at_seconds)
+        self._reconcile(at_seconds)
+
+    def stick(self, at_seconds: float, count: int) -> None:
+        """The `count` oldest serving replicas stop in the middle of a step, and nobody sees it."""
+        self.stuck = self.serving[:count]
+        for replica in self.stuck:
+            self.fleet.set_capacity_factor(replica, _STUCK_FACTOR)
+
+    def kill_stuck(self, at_seconds: float) -> None:
+        """What is stuck fails, draining replicas included."""
+        for span in self._leaving:
+            if span.replica in self.stuck:
+                self.fleet.kill(span.replica)
+        self._kill(at_seconds, [r for r in self.stuck if r in self._serving])
+        self.stuck = ()
+
+    def change_law(self, step_factor: float, token_factor: float, context_factor: float) -> None:
+        """From the next step on every engine of the pool has other terms in its step law."""
+        self.fleet.change_law(self.pool, step_factor, token_factor, context_factor)
+
+    def _kill(self, at_seconds: float, replicas: list[int]) -> None:
+        for replica in replicas:
             span = self._serving.pop(replica)
             self.fleet.kill(replica)
             span.gone = at_seconds
+            self.lost.append(at_seconds)
         self._reconcile(at_seconds)
 
     def slow_down(self, factor: float) -> None:

@@ -138,7 +138,8 @@ class Hpa:
         if any(column is None or len(column) == 0 for column in columns):
             return None, None
         values = plain(columns[0]) if len(columns) == 1 else [a + b for a, b in zip(*map(plain, columns), strict=True)]
-        proposal = hpa.pods(spec, values=values, target=self.target, current=current, missing=view.starting)
+        missing = view.starting + max(0, view.ready - len(values))
+        proposal = hpa.pods(spec, values=values, target=self.target, current=current, missing=missing)
         return sum(values) / len(values), proposal
 
 
@@ -146,7 +147,8 @@ class Kpa:
     """The autoscaler's tick on mean concurrency: requests running, queued and held at the door.
 
     The original averages one sample a second; a tick's reading stands for the seconds since the last one.  Where nothing
-    is ready and nothing is held, nobody reports: no data, which is not zero.
+    is ready and nothing is held, nobody reports: no data, which is not zero.  The mean of the pods that answer counts for
+    all that are ready; where none does, there is no data.
     """
 
     uses_rates = False
@@ -185,4 +187,8 @@ class Kpa:
         running, waiting, held = view.per_replica("running"), view.per_replica("waiting"), view.held_requests
         if running is None or waiting is None or held is None or (view.ready == 0 and held == 0):
             return None
+        if len(running) < view.ready:
+            if not len(running):
+                return None
+            return (sum(plain(running)) + sum(plain(waiting))) * view.ready / len(running) + held
         return float(sum(plain(running)) + sum(plain(waiting)) + held)

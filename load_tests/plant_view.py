@@ -23,16 +23,32 @@ class PlantView:
         self._times: list[float] = []
         self._rows: list[Counters] = []
         self._gauges: Gauges | None = None
+        self._series = True
         self.at_seconds, self.desired, self.ready, self.starting = 0.0, 0, 0, 0
 
-    def tick(self, *, desired: int, starting: int, scraped: bool = True) -> PlantView:
-        """Look at the fleet now.  `scraped` False: the scrape fails, and gauges and rates are unknown this time."""
+    def tick(
+        self,
+        *,
+        desired: int,
+        starting: int,
+        ready: int | None = None,
+        scraped: bool = True,
+        empty: bool = False,
+        fresh: bool = True,
+    ) -> PlantView:
+        """Look at the fleet now.
+
+        `ready`: where the platform knows of more than answer.  `scraped` False: the scrape fails, and gauges and rates are
+        unknown this time.  `empty`: there is no series, so no rate of one.  `fresh` False: no counter has a new sample.
+        """
         gauges = self._fleet.gauges(self._pool)
         self.at_seconds, self.desired = self._fleet.now_seconds, desired
-        self.ready, self.starting = len(gauges.ids), starting
-        self._gauges = gauges if scraped else None
-        if scraped and self._rates:
-            self._remember(self._fleet.counters(self._pool))
+        self.ready, self.starting = len(gauges.ids) if ready is None else ready, starting
+        self._gauges, self._series = gauges if scraped else None, not empty
+        if self._rates:
+            counters = self._fleet.counters(self._pool)
+            if scraped and fresh and not empty:
+                self._remember(counters)
         return self
 
     @property
@@ -66,7 +82,7 @@ class PlantView:
 
     def _then(self, window_seconds: float) -> int | None:
         """Index of the sample that a window starts from; None without a scrape now and one before."""
-        if self._gauges is None or len(self._times) < 2:
+        if self._gauges is None or not self._series or len(self._times) < 2:
             return None
         then = max(0, bisect_right(self._times, self.at_seconds - window_seconds) - 1)
         return then if then < len(self._times) - 1 else None

@@ -6,6 +6,7 @@ Only counters, gauges and bucketed histograms that a real scrape has: exact viol
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,14 +21,14 @@ def _bounds(raw: bytes) -> tuple[float, ...]:
     return tuple(np.frombuffer(raw).tolist())
 
 
-def histogram(now: HistogramCounts, before: HistogramCounts | None, kept_fraction: float = 1.0) -> Histogram:
+def histogram(now: HistogramCounts, before: HistogramCounts | None) -> Histogram:
     """The samples between two cumulative histograms."""
     counts = now.counts if before is None else now.counts - before.counts
     total = now.sum if before is None else now.sum - before.sum
     return Histogram(
         upper_bounds=_bounds(now.bounds.tobytes()),
-        counts=tuple((counts * kept_fraction).tolist()),
-        sum=max(0.0, float(total) * kept_fraction),
+        counts=tuple(counts.astype(float).tolist()),
+        sum=max(0.0, float(total)),
     )
 
 
@@ -47,12 +48,12 @@ class Scraper:
         read: Callable[[], tuple[Gauges, Counters]],
         *,
         measured: bool = True,
-        kept_fraction: float = 1.0,
+        empty: bool = False,
     ) -> Observation:
         """The Observation at `at_seconds`.
 
         Not `measured`: an outage, nothing but the replicas is known, and what arrives meanwhile is never counted.
-        `kept_fraction` < 1: counters were reset in the window, and only what came after is left of it.
+        `empty`: an answer without any series, which is no zero either.
         """
         window = interval_seconds if self._last_at is None else max(1, at_seconds - self._last_at)
         self._last_at = at_seconds
@@ -61,14 +62,16 @@ class Scraper:
         blank = Observation(pool=self.pool, at_seconds=at_seconds, window_seconds=window, replicas=replicas)
         if not measured:
             return blank
+        if empty:
+            return replace(blank, demand=Demand(), load=Load(replicas_reporting=0), latency=Latency())
         return Observation(
             pool=self.pool,
             at_seconds=at_seconds,
             window_seconds=window,
             replicas=replicas,
-            demand=_demand(counters, before, kept_fraction),
-            load=self._load(gauges, counters, before, replicas, window, kept_fraction),
-            latency=self._latency(counters, before, kept_fraction),
+            demand=_demand(counters, before),
+            load=self._load(gauges, counters, before, replicas, window),
+            latency=self._latency(counters, before),
         )
 
     def _load(
@@ -78,7 +81,6 @@ class Scraper:
         before: Counters | None,
         replicas: Replicas,
         window: int,
-        kept: float,
     ) -> Load:
         ready = len(gauges.ids)
         steps = counters.engine_steps - (before.engine_steps if before else 0)
@@ -88,31 +90,30 @@ class Scraper:
             waiting_requests=float(gauges.waiting.sum() + gauges.held_requests),
             kv_cache_fraction=(min(1.0, float(gauges.kv_tokens.mean()) / self.kv_capacity_tokens) if ready else None),
             gpu_utilization_fraction=min(1.0, max(0.0, busy / (ready * window))) if ready else None,
-            engine_steps=steps * kept,
-            preemptions=(counters.preemptions - (before.preemptions if before else 0)) * kept,
+            engine_steps=float(steps),
+            preemptions=float(counters.preemptions - (before.preemptions if before else 0)),
             replicas_reporting=min(ready, replicas.ready),
-            step_tokens=histogram(counters.step_tokens, before.step_tokens if before else None, kept),
+            step_tokens=histogram(counters.step_tokens, before.step_tokens if before else None),
         )
 
-    def _latency(self, counters: Counters, before: Counters | None, kept: float) -> Latency:
-        ttft = histogram(counters.ttft, before.ttft if before else None, kept)
-        tpot = histogram(counters.tpot, before.tpot if before else None, kept)
-        served = (counters.finished - (before.finished if before else 0)) * kept
+    def _latency(self, counters: Counters, before: Counters | None) -> Latency:
+        ttft = histogram(counters.ttft, before.ttft if before else None)
+        tpot = histogram(counters.tpot, before.tpot if before else None)
+        served = float(counters.finished - (before.finished if before else 0))
         late, slow = ttft.above(self.slo.ttft_seconds), tpot.above(self.slo.itl_seconds)
         # Marginal histograms do not say whether the late requests are the slow ones.
         return Latency(
             ttft=ttft,
             itl=tpot,
-            e2e=histogram(counters.e2e, before.e2e if before else None, kept),
+            e2e=histogram(counters.e2e, before.e2e if before else None),
             served_requests=served,
             violated_requests=(max(late[0], slow[0]), late[1] + slow[1]),
         )
 
 
-def _demand(counters: Counters, before: Counters | None, kept: float) -> Demand:
+def _demand(counters: Counters, before: Counters | None) -> Demand:
     def since(name: str) -> float:
-        value: float = getattr(counters, name) - (getattr(before, name) if before else 0)
-        return value * kept
+        return float(getattr(counters, name) - (getattr(before, name) if before else 0))
 
     return Demand(
         requests=since("arrivals"),
@@ -121,6 +122,6 @@ def _demand(counters: Counters, before: Counters | None, kept: float) -> Demand:
         output_tokens=since("output_tokens"),
         finished_requests=since("finished"),
         failed_requests=since("failed"),
-        prompt_lengths=histogram(counters.prompt_lengths, before.prompt_lengths if before else None, kept),
-        output_lengths=histogram(counters.output_lengths, before.output_lengths if before else None, kept),
+        prompt_lengths=histogram(counters.prompt_lengths, before.prompt_lengths if before else None),
+        output_lengths=histogram(counters.output_lengths, before.output_lengths if before else None),
     )

@@ -9,19 +9,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import cast
 
 import numpy as np
 
+from autoscaler.errors import ConfigError
 from autoscaler.settings import Slo
 from load_tests.births import Births, StartupModel
 from load_tests.contestants import Contestant, Moment
 from load_tests.fault_plan import FaultPlan
 from load_tests.faults import Fault
 from load_tests.fleet import Fleet, PoolModel, Requests
-from load_tests.kernel_state import Floats
+from load_tests.kernel_state import Floats, Ints
 from load_tests.life import Life
 from load_tests.need import Need
+from load_tests.retries import Clients
 from load_tests.run import Event, ReplicaSeconds, Run, Timeline, by_arrival, judge
+from load_tests.signals import Seen
 
 # Requests that arrive at the very end get so long to finish; nothing is decided or paid for in that time.
 TAIL_SECONDS = 900.0
@@ -79,10 +83,16 @@ class Simulation:
     def __init__(self, setup: Setup, contestants: Sequence[Contestant], *, fleet: Fleet | None = None) -> None:
         self.setup = setup
         self.contestants = tuple(contestants)
-        plant = (
-            Fleet(setup.pools, setup.requests, seed=setup.seed, every_step=setup.every_step) if fleet is None else fleet
+        self.faults = FaultPlan(setup.faults, setup.gaps)
+        self.clients = None if self.faults.retries is None else Clients(self.faults.retries, setup.requests)
+        if self.clients is not None and fleet is not None:
+            raise ConfigError("faults", "retries must be simulated request by request")
+        requests = setup.requests if self.clients is None else self.clients.requests
+        self.fleet = (
+            Fleet(setup.pools, requests, seed=setup.seed, every_step=setup.every_step) if fleet is None else fleet
         )
-        self.fleet = plant
+        if self.clients is not None:
+            self.fleet.hold()
 
         def births(pool: str) -> Births:
             return Births(setup.startup, pool, setup.seed, setup.startup_factor, setup.failure_fraction)
@@ -102,12 +112,19 @@ class Simulation:
             )
             for i, pool in enumerate(setup.pools)
         )
-        self.faults = FaultPlan(setup.faults, setup.gaps)
         self.events: list[Event] = []
         self._rows: list[Row] = []
         self._bands: list[tuple[float, float, float, float]] = []
         for i, (contestant, life) in enumerate(zip(self.contestants, self.lives, strict=True)):
-            contestant.begin(self.fleet, i, life, setup.origin_at_seconds)
+            contestant.begin(self._shown(life), i, life, setup.origin_at_seconds)
+
+    def _shown(self, life: Life) -> Fleet:
+        """The fleet as a contestant sees it."""
+        if not self.faults.alters_signals:
+            return self.fleet
+        clients = self.clients
+        given_up = (lambda: 0) if clients is None else (lambda: clients.given_up)
+        return cast(Fleet, Seen(self.fleet, self.faults, life, given_up))
 
     def run(self, progress: Callable[[float], None] | None = None) -> None:
         """To the end of the trace; `progress` is told the simulated seconds now and then."""
@@ -126,8 +143,11 @@ class Simulation:
         due = [float(c.interval_seconds) for c in self.contestants]
         row_at, told = 0.0, 0.0
         while True:
-            at = min(*due, row_at, self.faults.next_seconds(), setup.end_seconds)
+            look = math.inf if self.clients is None else self.clients.next_seconds()
+            at = min(*due, row_at, look, self.faults.next_seconds(), setup.end_seconds)
             self._advance(at)
+            if self.clients is not None and look <= at:
+                self.clients.look(self.fleet)
             if at >= setup.end_seconds:
                 return
             for fault in self.faults.begin_and_end(at, self.lives):
@@ -158,7 +178,8 @@ class Simulation:
         life = self.lives[pool]
         moment = Moment(
             measured=self.faults.measured(at),
-            kept_fraction=self.faults.kept_fraction(at, contestant.interval_seconds, len(life.serving)),
+            empty=self.faults.empty(at),
+            stale_seconds=self.faults.stale_seconds(at),
         )
         answer = contestant.decide(at, moment)
         if answer.band is not None and pool == 0:
@@ -186,6 +207,11 @@ class Simulation:
     def outcome(self, policy: str, need: Need | None, wall_seconds: float) -> Run:
         """The Run that this simulation was."""
         setup, out = self.setup, self.fleet.outcome()
+        requests, arrivals = setup.requests, setup.requests.arrival_seconds
+        rows: Ints | slice = slice(None)
+        lengths = rows
+        if self.clients is not None:
+            rows, lengths, arrivals = self.clients.arrived(out)
         at = np.array([row.at for row in self._rows])
         interval = float(setup.interval_seconds)
         low, high = self._forecast_columns(at)
@@ -219,12 +245,12 @@ class Simulation:
             interval_seconds=interval,
             score_from_seconds=setup.score_from_seconds,
             end_seconds=setup.end_seconds,
-            arrival_seconds=setup.requests.arrival_seconds,
-            prompt_tokens=setup.requests.prompt_tokens,
-            output_tokens=setup.requests.output_tokens,
-            first_token_seconds=out.first_token_seconds,
-            finish_seconds=out.finish_seconds,
-            status=out.status.astype(np.int64),
+            arrival_seconds=arrivals,
+            prompt_tokens=requests.prompt_tokens[lengths],
+            output_tokens=requests.output_tokens[lengths],
+            first_token_seconds=out.first_token_seconds[rows],
+            finish_seconds=out.finish_seconds[rows],
+            status=out.status.astype(np.int64)[rows],
             timeline=timeline,
             events=tuple(self.events),
             replica_seconds=ReplicaSeconds(*(math.fsum(stage) for stage in zip(*paid, strict=True))),
