@@ -35,7 +35,9 @@ EXTRAS = {
 
 # Commands that live in a room of their own: name, module, help.  The module has add_arguments(parser) and
 # run(arguments) -> exit code, and imports nothing heavy before run.
-VERBS: tuple[tuple[str, str, str], ...] = ()
+VERBS: tuple[tuple[str, str, str], ...] = (
+    ("calibrate", "serving.calibrate_command", "Learn a replica's profile from a step log or recorded observations."),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
