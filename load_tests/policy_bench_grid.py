@@ -55,6 +55,9 @@ class Size:
     test_days: int = setting(doc="First test days.", low=1)
     engine: Engine = setting("plant", "What runs: the plant, or its fluid twin.")
     search: Literal["all", "bracket"] = setting("all", "Which knobs are run: all, or those around what is read.")
+    turned: tuple[str, ...] | None = setting(
+        None, "Start-ups at which knobs are turned, elsewhere peers run as shipped; None: at all of them."
+    )
     oracle: bool = setting(True, "Whether the clairvoyant is searched for (in the plant).")
     left_out: tuple[str, ...] = setting((), "Peers that are not run, by name.")
 
@@ -149,6 +152,9 @@ def _case(known: Grid, size: Size, trace: str, line: Line) -> Case:
             train=(cut(scenario, max(0.0, split - size.train_days * DAY), split),),
             test=(cut(scenario, split, math.floor(end / DAY) * DAY),),
         )
+    if size.turned is not None and line.name not in size.turned:
+        case = replace(case, train=(), contenders=tuple(replace(c, knobs=()) for c in case.contenders))
+        notes = (*notes, "Peers as shipped only: no knob was turned.")
     return replace(case, notes=(*case.notes, *notes), family=line.name, search=size.search)
 
 

@@ -270,6 +270,20 @@ def test_a_searched_comparison_is_the_full_one_in_the_plant() -> None:
         assert (a.target_gpu_hours is None) == (b.target_gpu_hours is None)
 
 
+def test_where_no_knob_is_turned_peers_are_told_as_shipped(capsys: pytest.CaptureFixture[str]) -> None:
+    made = case_of(scenario(), targets=(0.9,), oracle=True)
+    made = replace(made, train=(), contenders=tuple(replace(c, knobs=()) for c in made.contenders))
+    comparisons, found = run_cases([made])
+    print_comparisons(comparisons)
+    printed, rows = capsys.readouterr().out, "\n".join(shipped(to_json(comparisons, found)))
+    assert len(comparisons[0].lines) == 2
+    for line in comparisons[0].lines:
+        assert line.shipped is not None
+        assert (line.tuned, line.hindsight_gpu_hours, line.ratio) == (None, None, None)
+        assert line.contender in printed
+        assert line.contender in rows
+
+
 def test_few_days_claim_nothing() -> None:
     (found,) = corrected(compared(case(), factor=0.5, days=3))
     assert {line.claim for line in found.lines} == {"range only"}
