@@ -194,9 +194,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFlight:
-    """Never fewer replicas than hold the KV of what is running now, nor none while anything runs or waits."""
+    """Never fewer replicas than hold the KV of what is running now, nor none while anything runs or waits.
+
+    Just after a gap in the demand nobody else has an opinion, and a floor says nothing about what may be given up.
+    """
 
     kv_cache_fraction: float = 0.9
+    window_seconds: int = WorkSettings().window_seconds
 
     def recommend(self, facts: Facts) -> Reason | None:
         load, ready = facts.observation.load, facts.observation.replicas.ready
@@ -205,6 +209,8 @@ class InFlight:
         kv, held = load.kv_cache_fraction, (load.running_requests or 0.0) + (load.waiting_requests or 0.0)
         by_kv = replicas_for(ready * kv / self.kv_cache_fraction) if kv is not None else 0
         wanted = max(by_kv, 1 if held > 0 else 0)
+        if 0 < wanted < facts.current and "demand" in facts.state.seen and facts.work(self.window_seconds) is None:
+            wanted = facts.current
         return _reason("in_flight", facts, wanted, kv_cache_fraction=kv, requests=held) if wanted else None
 
 

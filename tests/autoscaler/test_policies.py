@@ -300,6 +300,16 @@ def test_in_flight_never_drops_what_runs() -> None:
     assert number(InFlight(), facts(replace(seen(), load=None))) is None
 
 
+def test_in_flight_gives_nothing_up_until_enough_of_the_demand_is_known_again() -> None:
+    """After a gap it is the only one with an opinion; where there never was demand, it may speak alone."""
+    gap = tuple(replace(seen(NOW - 10 * i), demand=None) for i in range(5, 0, -1))
+    state = State(mean_prompt_tokens=1000.0, seen=("demand", "load"))
+    few = seen(kv_cache_fraction=0.1)
+    assert number(InFlight(), facts(*gap, few, state=state)) == 4
+    assert number(InFlight(), facts(*gap, few, state=replace(state, seen=("load",)))) == 1
+    assert number(InFlight(), facts(few, state=state)) == 1
+
+
 def test_settings_choose_their_policy() -> None:
     assert isinstance(policy_of(TargetTrackingSettings(signal="waiting_requests", target=5.0)), TargetTracking)
     assert isinstance(policy_of(WorkSettings()), Work)
