@@ -23,7 +23,7 @@ class PlantView:
         self._times: list[float] = []
         self._rows: list[Counters] = []
         self._gauges: Gauges | None = None
-        self._series = True
+        self._series, self._broken = True, False
         self.at_seconds, self.desired, self.ready, self.starting = 0.0, 0, 0, 0
 
     def tick(
@@ -47,7 +47,11 @@ class PlantView:
         self._gauges, self._series = gauges if scraped else None, not empty
         if self._rates:
             counters = self._fleet.counters(self._pool)
-            if scraped and fresh and not empty:
+            if empty or not fresh:
+                self._broken = True
+            elif scraped:
+                if self._broken:  # what came meanwhile is not in these counters: no rate reaches back over it
+                    self._times, self._rows, self._broken = [], [], False
                 self._remember(counters)
         return self
 

@@ -136,6 +136,10 @@ def test_stale_samples_are_repeated_until_they_are_too_old():
     rates = shown(lambda view: view.rate("arrivals", 60), fault)
     assert rates[AT + 30] is not None
     assert rates[AT + 120] is None
+    # No rate reaches back over what was not seen.
+    plain = shown(lambda view: view.rate("arrivals", 15))
+    assert rates[AT + 600] is None
+    assert rates[AT + 615] == pytest.approx(plain[AT + 615])
     contestant, measured = ours(), {}
     step = contestant.pool.step
     contestant.pool.step = lambda o: measured.update({o.at_seconds - 1_700_000_000: o.demand is not None}) or step(o)
