@@ -1,7 +1,11 @@
-"""Contestants to whom something happens that no plant can do to them: a restart, a forecaster that has gone wrong."""
+"""Contestants to whom something happens that no plant can do to them: a restart, a forecaster that has gone wrong.
+
+And contestants that are watched: what a pool believes at each tick, and what its shell reports.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,13 +13,19 @@ from typing import Any, Literal
 
 from autoscaler.embed import Pool, autoscaler_for, windows_for
 from autoscaler.errors import ForecastError
-from autoscaler.types import Forecast
+from autoscaler.loop import Loop
+from autoscaler.testing import FakeClock
+from autoscaler.types import Forecast, Observation, Replicas, Step
 from forecast.seasonal import Seasonal
-from load_tests.campaign import Prepared
-from load_tests.contestants import Answer, Contestant, Moment, PoolContestant
+from load_tests.campaign import Prepared, contestants_of
+from load_tests.contestants import STALE_AFTER_SECONDS, Answer, Contestant, Moment, PeerContestant, PoolContestant
+from load_tests.drill_rules import Belief
 from load_tests.fleet import Fleet
 from load_tests.life import Life
-from load_tests.scenario import PoolPolicy, policy_settings
+from load_tests.peers_dynamo import Dynamo
+from load_tests.peers_work import Ahpa
+from load_tests.scenario import Policy, PoolPolicy, policy_settings
+from load_tests.scrape import Scraper
 from serving.capacity import PriorCapacity
 
 Fault = Literal["raises", "NaN", "x0.1", "x10"]
@@ -32,6 +42,11 @@ class Restarted:
         self._make, self._at, self._done = make, at_seconds, False
         self._inner = make()
         self.name, self.interval_seconds = self._inner.name, self._inner.interval_seconds
+
+    @property
+    def last_step(self) -> Step | None:
+        """The last Step of a pool of this library; None of a peer."""
+        return self._inner.pool.last_step if isinstance(self._inner, PoolContestant) else None
 
     def begin(self, fleet: Fleet, pool: int, life: Life, origin_at_seconds: int) -> None:
         """Begin."""
@@ -52,6 +67,122 @@ class Restarted:
     def end(self) -> None:
         """The simulation is over."""
         self._inner.end()
+
+
+class Watched:
+    """A contestant whose beliefs are written down at every tick; with `lines` its log lines too."""
+
+    def __init__(self, inner: Contestant, *, lines: bool = False) -> None:
+        self._inner, self._keeps_lines = inner, lines
+        self.name, self.interval_seconds = inner.name, inner.interval_seconds
+        self.beliefs: list[Belief] = []
+        self.lines: list[str] = []
+
+    @property
+    def conflicts(self) -> int | None:
+        """How often a shell reported that somebody else had written; None where there is no shell."""
+        return self._inner.conflicts if isinstance(self._inner, InLoop) else None
+
+    def begin(self, fleet: Fleet, pool: int, life: Life, origin_at_seconds: int) -> None:
+        """Begin."""
+        self._inner.begin(fleet, pool, life, origin_at_seconds)
+
+    def decide(self, at_seconds: float, moment: Moment) -> Answer:
+        """One tick, looked at."""
+        answer = self._inner.decide(at_seconds, moment)
+        inner = self._inner
+        step = inner.pool.last_step if isinstance(inner, PoolContestant) else getattr(inner, "last_step", None)
+        if step is not None:
+            self.beliefs.append(_belief(at_seconds, step))
+            if self._keeps_lines:
+                self.lines.append(step.to_json())
+        return answer
+
+    def end(self) -> None:
+        """The simulation is over."""
+        self._inner.end()
+
+
+def _belief(at_seconds: float, step: Step) -> Belief:
+    capacity, state, demand = step.capacity, step.state, step.observation.demand
+    carried = None
+    if capacity is not None and state.mean_prompt_tokens is not None:
+        carried = capacity.feasible_load[-1][1] / (
+            capacity.seconds_per_request
+            + capacity.seconds_per_prompt_token * state.mean_prompt_tokens
+            + capacity.seconds_per_output_token * capacity.mean_output_tokens
+        )
+    failed = 0.0
+    if demand is not None and demand.requests:
+        failed = ((demand.failed_requests or 0.0) + (demand.rejected_requests or 0.0)) / demand.requests
+    return Belief(
+        at_seconds=at_seconds,
+        startup_seconds=None if capacity is None else capacity.startup(0.9),
+        requests_per_second=carried,
+        work=step.work,
+        failed_fraction=failed,
+        closed_loop=failed > 0.0 and '"closed_loop":true' in step.to_json(),
+    )
+
+
+class InLoop:
+    """A pool of this library in its own shell: the loop reads the target, observes, decides, writes down and acts."""
+
+    def __init__(self, prepared: Prepared, policy: PoolPolicy) -> None:
+        made = contestants_of(prepared, policy)[0]
+        assert isinstance(made, PoolContestant)
+        self._pool, self.name, self.interval_seconds = made.pool, made.name, made.interval_seconds
+        self._scraper = Scraper(
+            made.pool.settings.name, prepared.setup.slo, prepared.setup.pools[0].replica.kv_capacity_tokens
+        )
+        self._pool.backfill(prepared.history())
+        self._clock = FakeClock()
+        self._loop = Loop(self._pool.autoscaler, self._pool.memory, self, self, self._clock)
+        self.last_step: Step | None = None
+
+    @property
+    def conflicts(self) -> int:
+        """How often the loop reported that somebody else had written."""
+        return self._loop.counts.conflicts
+
+    def begin(self, fleet: Fleet, pool: int, life: Life, origin_at_seconds: int) -> None:
+        """Take the simulated pool for source and target."""
+        self._fleet, self._index, self._life, self._origin = fleet, pool, life, origin_at_seconds
+
+    def decide(self, at_seconds: float, moment: Moment) -> Answer:
+        """One turn of the loop."""
+        self._moment, self._asked = moment, self._life.desired
+        self._clock.at_seconds = self._origin + math.floor(at_seconds)
+        self.last_step = asyncio.run(self._loop.tick())
+        reasons = () if self.last_step is None else self.last_step.decision.reasons
+        return Answer(self._asked, reasons)
+
+    async def replicas(self) -> Replicas:
+        """Counts of the target."""
+        return self._life.counts(self._origin)
+
+    async def scale(self, replicas: int) -> None:
+        """Write to the target."""
+        self._asked = replicas
+
+    async def observe(self, at_seconds: int, replicas: Replicas) -> Observation:
+        """Scrape the replicas."""
+        fleet, index, moment = self._fleet, self._index, self._moment
+        return self._scraper.observe(
+            at_seconds,
+            self.interval_seconds,
+            replicas,
+            lambda: (fleet.gauges(index), fleet.counters(index)),
+            measured=moment.measured and moment.stale_seconds < STALE_AFTER_SECONDS,
+            empty=moment.empty,
+        )
+
+    async def backfill(self, since_seconds: int, until_seconds: int) -> Sequence[Observation]:
+        """The past was given to the pool."""
+        return ()
+
+    def end(self) -> None:
+        """Nothing is open."""
 
 
 class Broken:
@@ -99,3 +230,42 @@ def with_forecaster(prepared: Prepared, policy: PoolPolicy, fault: Fault) -> Poo
         pool.replica.kv_capacity_tokens,
         history=prepared.history(),
     )
+
+
+class _Scaled:
+    """A predictor whose forecasts are `factor` times the real ones."""
+
+    def __init__(self, real: Any, factor: float) -> None:
+        self._real, self._factor = real, factor
+
+    def add(self, value: float) -> None:
+        """One more sample."""
+        self._real.add(value)
+
+    def following(self) -> float:
+        """What comes next, spoilt."""
+        following: float = self._real.following()
+        return self._factor * following
+
+
+def with_scaled_forecast(prepared: Prepared, policy: Policy, factor: float) -> Contestant:
+    """A peer that forecasts, with its forecast of the load times `factor`; 0 takes the forecast away.
+
+    That is the number of requests for Dynamo, the past days for the AHPA-like policy, whose reactive part is left alone.
+    """
+    contestant = contestants_of(prepared, policy)[0]
+    assert isinstance(contestant, PeerContestant)
+    peer = contestant.peer
+    if isinstance(peer, Dynamo):
+        peer._requests = _Scaled(peer._requests, factor)
+        return contestant
+    assert isinstance(peer, Ahpa)
+    real = peer._day
+
+    def day(minutes: list[float | None], minute: int, days_ago: int, ahead: int) -> list[float | None]:
+        if factor == 0.0:
+            return []
+        return [None if value is None else factor * value for value in real(minutes, minute, days_ago, ahead)]
+
+    setattr(peer, "_day", day)  # noqa: B010  (a method of one peer, which a type checker does not let be assigned)
+    return contestant

@@ -1,39 +1,69 @@
 """Drills: one thing goes wrong at a rising load, and each policy is held to a rule about what it does then.
 
 Every figure compares a run with the drill against the same run without it, so that it says what the fault caused.
-Not simulated, because the plant's signals are of the whole pool: half of the replicas silent, stale timestamps, one frozen
-engine; nor are a retry storm and a second writer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
 
+from load_tests import drill_rules as rules
 from load_tests.bench import BenchRow
 from load_tests.campaign import Prepared, contestants_of, policy_name, prepare
 from load_tests.contestants import Contestant
-from load_tests.drill_contestants import Fault, Restarted, with_forecaster
-from load_tests.drill_worlds import AT_SECONDS, FOR_SECONDS, mix_world, morning_world, ramp_world
-from load_tests.peers import SHIPPED, HpaSettings, KpaSettings
-from load_tests.run import Run, judge
+from load_tests.drill_contestants import (
+    Fault,
+    InLoop,
+    Restarted,
+    Watched,
+    with_forecaster,
+    with_scaled_forecast,
+)
+from load_tests.drill_rules import Found, Rule, Trial
+from load_tests.drill_worlds import (
+    AT_SECONDS,
+    FOR_SECONDS,
+    FULL_SECONDS,
+    LENGTH_SECONDS,
+    MOST,
+    NEW_VERSION,
+    QUOTA_SECONDS,
+    SLOWER,
+    carried_fraction,
+    crowd_world,
+    day_world,
+    mix_world,
+    morning_world,
+    ramp_world,
+)
+from load_tests.peers import SHIPPED, AhpaSettings, DynamoSettings, HpaSettings, KpaSettings
+from load_tests.run import Run
 from load_tests.scenario import Policy, PoolPolicy, Scenario
-from load_tests.simulator import simulate
+from load_tests.simulator import Simulation
 
-_END = AT_SECONDS + FOR_SECONDS
-# After a fault the SLO may be missed by so many points more than the target allows.
-_SLACK_POINTS = 0.3
-_RECOVERY_SECONDS = 600.0
+Group = Literal[
+    "signals lost",
+    "signals that lie",
+    "starts",
+    "replicas and mixes",
+    "forecasters",
+    "losses and limits",
+    "retry storm",
+    "controllers",
+]
+_CAUSE_SECONDS = 120.0  # the cause of the retry storm is over before a replica ordered against it is ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """One rule of one drill for one policy."""
 
+    group: Group
     drill: str
     policy: str
     what: str
@@ -48,103 +78,118 @@ class Figure:
         return self.value <= self.goal if self.op == "<=" else self.value >= self.goal
 
 
-Rule = Callable[[Run, Run], tuple[str, float, str, Literal["<=", ">="], float]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drill:
-    """What goes wrong, and the rules; `normal` is the world without it."""
+    """What goes wrong, and the rules; `normal` is the world without it, None where no rule asks for one.
 
+    `staged`: what happens to the contestant, where it is not the plant's to do.
+    """
+
+    group: Group
     name: str
-    normal: Scenario
+    normal: Scenario | None
     faulty: Scenario
     rules: tuple[Rule, ...]
-    restart: bool = False
+    staged: Literal["", "restart", "shell"] = ""
 
 
-def _asked(run: Run, start: float, end: float) -> Any:
-    """Numbers asked for at the ticks in [start, end)."""
-    rows = (run.timeline.at_seconds >= start) & (run.timeline.at_seconds < end)
-    return run.timeline.desired[rows]
+@cache
+def drills(quick: bool = True) -> tuple[Drill, ...]:
+    """All drills that any policy can be put through; a quick one judges the hour after a change, not the day."""
+    return (*_signals(), *_starts(), *_changes(quick), *_losses(), *_others())
 
 
-def never_below(run: Run, normal: Run) -> tuple[str, float, str, Literal["<=", ">="], float]:
-    """Blind, nothing is given back."""
-    last = int(_asked(run, 0.0, AT_SECONDS)[-1])
-    return (
-        "lowest number while blind, less the last known",
-        float(_asked(run, AT_SECONDS, _END).min() - last),
-        "",
-        ">=",
-        0.0,
-    )
+def _one(group: Group, name: str, fault: dict[str, Any], *held: Rule, length: float = LENGTH_SECONDS) -> Drill:
+    plain = "rising load" if length == LENGTH_SECONDS else f"rising load, {length:g} s"
+    normal = ramp_world(plain, length=length)
+    faulty = ramp_world(name, ({"at_seconds": AT_SECONDS, **fault},), length=length)
+    return Drill(group=group, name=name, normal=normal, faulty=faulty, rules=held)
 
 
-def back_to_normal(run: Run, normal: Run) -> tuple[str, float, str, Literal["<=", ">="], float]:
-    """Two ticks after, the number is within one replica of that without the drill."""
-    tick = run.interval_seconds
-    window = (_END + 2 * tick, _END + 3 * tick)
-    short = _asked(normal, *window) - _asked(run, *window)
-    return "replicas short two ticks after", float(short.max()), "", "<=", 1.0
+def _signals() -> Iterator[Drill]:
+    lost: Group = "signals lost"
+    lie: Group = "signals that lie"
+    outage: tuple[Rule, ...] = (rules.never_below, rules.back_to_normal)
+    window = {"for_seconds": FOR_SECONDS}
+    for name, fault in (
+        ("scrape outage of 10 min", {"kind": "scrape_gap"}),
+        ("NaN for 10 min", {"kind": "nan_scrape"}),
+        ("empty answers for 10 min", {"kind": "empty_answer"}),
+        ("half of the replicas silent for 10 min", {"kind": "silent_replicas"}),
+        ("half silent, and no door that counts", {"kind": "silent_replicas", "door": False}),
+        ("stale samples for 10 min", {"kind": "stale_samples"}),
+    ):
+        yield _one(lost, name, {**fault, **window}, *outage)
+    yield _one(lie, "counters of one replica restart", {"kind": "counter_reset", "replicas": "one"}, rules.not_moved)
+    yield _one(lie, "counters of all restart", {"kind": "counter_reset", "replicas": "all"}, rules.not_moved)
+    yield _one(lie, "an engine stuck with frozen gauges", {"kind": "engine_stuck", **window}, rules.not_moved)
 
 
-def not_moved(run: Run, normal: Run) -> tuple[str, float, str, Literal["<=", ">="], float]:
-    """What is no news changes nothing by more than a replica."""
-    window = (AT_SECONDS, AT_SECONDS + 300.0)
-    moved = np.abs(_asked(run, *window) - _asked(normal, *window))
-    return "largest change within 5 min", float(moved.max()), "replicas", "<=", 1.0
+def _starts() -> Iterator[Drill]:
+    slower = {"kind": "startup_slower", "factor": 3.0}
+    yield _one("starts", "start-up three times as long", slower, rules.few_orders, rules.startup_follows)
+    yield _one("starts", "a tenth of starts fail", {"kind": "starts_fail", "fraction": 0.1}, rules.few_orders)
+    yield _one("starts", "one start hangs", {"kind": "start_hangs"}, rules.few_orders)
 
 
-def no_storm(run: Run, normal: Run) -> tuple[str, float, str, Literal["<=", ">="], float]:
-    """What starts late or is replaced is not ordered twice."""
-    end = run.end_seconds
-    extra = int(_asked(run, AT_SECONDS, end).max()) - int(_asked(normal, AT_SECONDS, end).max())
-    return "largest number asked for, beyond that without it", float(extra), "replicas", "<=", 1.0
-
-
-def holds_again(run: Run, normal: Run) -> tuple[str, float, str, Literal["<=", ">="], float]:
-    """Ten minutes and two start-ups after the fault the promise holds."""
-    settled = AT_SECONDS + _RECOVERY_SECONDS
-    inside = (run.arrival_seconds >= settled) & (run.arrival_seconds < run.end_seconds)
-    missed = 100.0 * float(judge(run).violated[inside].mean()) - 100.0 * (1.0 - run.slo.attainment_fraction)
-    return "missed from 10 min on, beyond the target", missed, "points", "<=", _SLACK_POINTS
-
-
-def same_decisions(run: Run, normal: Run) -> tuple[str, float, str, Literal["<=", ">="], float]:
-    """A restart is not seen."""
-    differ = int((run.timeline.desired != normal.timeline.desired).sum())
-    return "ticks with another number than without", float(differ), "", "<=", 0.0
-
-
-def drills() -> tuple[Drill, ...]:
-    """All drills that any policy can be put through."""
-    normal, outage = ramp_world(), (never_below, back_to_normal)
-    window = {"at_seconds": AT_SECONDS, "for_seconds": FOR_SECONDS}
-
-    def one(name: str, fault: dict[str, Any], *rules: Rule) -> Drill:
-        return Drill(name=name, normal=normal, faulty=ramp_world(name, (fault,)), rules=rules)
-
+def _changes(quick: bool) -> Iterator[Drill]:
+    group: Group = "replicas and mixes"
     at = {"at_seconds": AT_SECONDS}
-    return (
-        one("scrape outage of 10 min", {"kind": "scrape_gap", **window}, *outage),
-        one("NaN for 10 min", {"kind": "nan_scrape", **window}, *outage),
-        one("counters of one replica restart", {"kind": "counter_reset", "replicas": "one", **at}, not_moved),
-        one("counters of all restart", {"kind": "counter_reset", "replicas": "all", **at}, not_moved),
-        one("start-up three times as long", {"kind": "startup_slower", "factor": 3.0, **at}, no_storm),
-        one("a tenth of starts fail", {"kind": "starts_fail", "fraction": 0.1, **at}, no_storm),
-        one("starts of 2 min hang", {"kind": "startup_slower", "factor": 20.0, **at, "for_seconds": 120.0}, no_storm),
-        one("capacity -30 %", {"kind": "capacity", "factor": 0.7, **at}, holds_again),
-        Drill(
-            name="prompts twice as long at the same rate", normal=mix_world("same mix", 1.0),
-            faulty=mix_world("mix x2", 2.0), rules=(holds_again,),
-        ),
-        one("a fifth of replicas die", {"kind": "replica_failure", "fraction": 0.2, **at}, no_storm, holds_again),
-        one("no nodes for 20 min", {"kind": "node_shortage", **at, "for_seconds": 1200.0}, no_storm),
-        Drill(
-            name="controller restarted", normal=normal, faulty=replace(normal, name="restart"),
-            rules=(same_decisions,), restart=True,
-        ),
+    changes: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("capacity -30 %", "slower", {"kind": "capacity", "factor": SLOWER, **at}),
+        ("a new engine version", "version", {"kind": "new_version", **NEW_VERSION, **at}),
+    )
+    mixes = (("prompts twice as long", "prompt_shift", 1.0), ("answers twice as long", "long_outputs", 2.0))
+    for name, key, fault in changes:
+        fit = rules.fit_follows(partial(_carried, key))
+        held: tuple[Rule, ...] = (fit, rules.holds_again) if quick else (fit,)
+        yield _one(group, name, fault, *held)
+        if not quick:
+            day = day_world(f"{name}, a day", (fault,))
+            yield Drill(group=group, name=name, normal=None, faulty=day, rules=(rules.day_holds,))
+    for name, kind, service in mixes:
+        work, full = rules.work_follows(service), f"{name} at the same rate"
+        held = (work, rules.holds_again) if quick else (work,)
+        normal, faulty = mix_world(f"same mix, {kind}", kind, 1.0), mix_world(full, kind, 2.0)
+        yield Drill(group=group, name=full, normal=normal, faulty=faulty, rules=held)
+        if not quick:
+            day = mix_world(f"{full}, a day", kind, 2.0, rate=4.0, length=AT_SECONDS + 86_400.0)
+            yield Drill(group=group, name=full, normal=None, faulty=day, rules=(rules.day_holds,))
+
+
+def _losses() -> Iterator[Drill]:
+    group: Group = "losses and limits"
+    death, zone = {"kind": "replica_failure", "fraction": 0.2}, {"kind": "zone_lost"}
+    yield _one(group, "a fifth of replicas die", death, rules.replaced, rules.no_storm())
+    yield _one(group, "a zone lost with a third of replicas", zone, rules.replaced, rules.no_storm())
+    end = AT_SECONDS + QUOTA_SECONDS
+    quota = {"kind": "node_shortage", "for_seconds": QUOTA_SECONDS}
+    yield _one(group, "no quota for an hour", quota, rules.no_storm(end), length=end + 3600.0)
+    after = AT_SECONDS + 2 * FULL_SECONDS
+    yield Drill(
+        group=group, name=f"at max_replicas ({MOST}) for half an hour", normal=crowd_world("crowd, no maximum", 40),
+        faulty=crowd_world("crowd", MOST), rules=(rules.stays_at_most, rules.no_storm(after)),
     )  # fmt: skip
+
+
+def _others() -> Iterator[Drill]:
+    cause = {"kind": "capacity", "factor": 0.3, "at_seconds": AT_SECONDS, "for_seconds": _CAUSE_SECONDS}
+    storm = ramp_world("retry storm", (cause, {"kind": "retries"}))
+    back = rules.back_within(AT_SECONDS + _CAUSE_SECONDS)
+    name = "failures are sent again, up to three times"
+    yield Drill(group="retry storm", name=name, normal=None, faulty=storm, rules=(back, rules.marked))
+    group: Group = "controllers"
+    normal, restart = ramp_world(), replace(ramp_world(), name="restart")
+    yield Drill(
+        group=group, name="controller restarted", normal=normal, faulty=restart,
+        rules=(rules.same_decisions, rules.same_lines), staged="restart",
+    )  # fmt: skip
+    writer = {"kind": "second_writer", "for_seconds": FOR_SECONDS}
+    yield replace(_one(group, "a second writer", writer, rules.no_fight, rules.reported), staged="shell")
+
+
+def _carried(key: str, trial: Trial) -> float:
+    return carried_fraction(trial.prepared, key)
 
 
 class Hall:
@@ -153,10 +198,10 @@ class Hall:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
         self._prepared: dict[str, Prepared] = {}
-        self._runs: dict[tuple[str, str], Run] = {}
+        self._trials: dict[tuple[str, str], Trial] = {}
 
     def prepared(self, scenario: Scenario) -> Prepared:
-        """The world of a scenario.  Worlds that differ in faults alone share their traffic."""
+        """The world of a scenario.  Worlds that differ in faults and limits alone share their traffic."""
         if scenario.name not in self._prepared:
             key = repr((scenario.traffic, scenario.window, scenario.history_days))
             if key not in self._prepared:
@@ -166,60 +211,113 @@ class Hall:
             self._prepared[scenario.name] = replace(base, scenario=scenario, setup=setup)
         return self._prepared[scenario.name]
 
-    def run(self, scenario: Scenario, policy: Policy, make: Callable[[], Contestant] | None = None) -> Run:
+    def trial(self, scenario: Scenario, policy: Policy, make: Callable[[], Contestant] | None = None) -> Trial:
         """One policy in one world; `make` puts another contestant in its place."""
         prepared = self.prepared(scenario)
         if make is not None:
-            return simulate(prepared.setup, [make()])
+            return _trial(prepared, make())
         key = scenario.name, repr(policy)
-        if key not in self._runs:
-            self._runs[key] = simulate(prepared.setup, contestants_of(prepared, policy))
-        return self._runs[key]
+        if key not in self._trials:
+            self._trials[key] = _trial(prepared, contestants_of(prepared, policy)[0])
+        return self._trials[key]
+
+    def run(self, scenario: Scenario, policy: Policy, make: Callable[[], Contestant] | None = None) -> Run:
+        """The Run of that."""
+        return self.trial(scenario, policy, make).run
+
+    def forget(self) -> None:
+        """Keep the worlds, not the runs."""
+        self._trials.clear()
 
     def figures(self, drill: Drill, policy: Policy) -> Iterator[Figure]:
         """What a policy does in a drill."""
-        normal = self.run(drill.normal, policy)
-        make = None
-        if drill.restart:
-            prepared = self.prepared(drill.faulty)
-
-            def make() -> Contestant:
-                return Restarted(lambda: contestants_of(prepared, policy)[0], AT_SECONDS)
-
-        faulty = self.run(drill.faulty, policy, make)
+        faulty = self.trial(drill.faulty, policy, self._staged(drill, policy))
+        normal = faulty if drill.normal is None else self.trial(drill.normal, policy)
         for rule in drill.rules:
-            what, value, unit, op, goal = rule(faulty, normal)
-            yield Figure(
-                drill=drill.name, policy=policy_name(policy), what=what, value=value, unit=unit, op=op, goal=goal
-            )
+            found = rule(faulty, normal)
+            if found is not None:
+                yield _figure(drill.group, drill.name, policy_name(policy), found)
+
+    def _staged(self, drill: Drill, policy: Policy) -> Callable[[], Contestant] | None:
+        prepared = self.prepared(drill.faulty)
+        if drill.staged == "restart":
+            return lambda: Restarted(lambda: contestants_of(prepared, policy)[0], AT_SECONDS)
+        if drill.staged == "shell" and isinstance(policy, PoolPolicy):
+            return lambda: InLoop(prepared, policy)
+        return None
 
     def forecasts(self, hours: float) -> Iterator[Figure]:
         """Forecasters that have gone wrong: never below the reactive rules, and a tenfold one costs a tenth at most."""
         world, policy = morning_world("forecaster", hours), PoolPolicy()
+        prepared = self.prepared(world)
         reactive = self.run(world, PoolPolicy(name="reactive", config={"strategy": "reactive"}))
         normal = self.run(world, policy)
         faults: tuple[Fault, ...] = ("raises", "NaN", "x0.1", "x10")
         for fault in faults:
-            make = partial(with_forecaster, self.prepared(world), policy, fault)
+            make = partial(with_forecaster, prepared, policy, fault)
             try:
                 broken = self.run(world, policy, make)
             except (RuntimeError, ValueError):
-                yield Figure(
-                    drill=f"forecaster {fault}", policy=policy.name, what="ticks without a decision, for it went through",
-                    value=float(len(normal.timeline.at_seconds)), unit="", op="<=", goal=0.0,
-                )  # fmt: skip
+                ticks = float(len(normal.timeline.at_seconds))
+                found = Found("ticks without a decision, for it went through", ticks, "", "<=", 0.0)
+                yield _figure("forecasters", f"forecaster {fault}", policy.name, found)
                 continue
-            below = float((broken.timeline.desired - reactive.timeline.desired).min())
-            yield Figure(
-                drill=f"forecaster {fault}", policy=policy.name, what="lowest number, less that of the reactive rules",
-                value=below, unit="replicas", op=">=", goal=0.0,
-            )  # fmt: skip
-            if fault == "x10":
-                dearer = 100.0 * (broken.replica_seconds.paid / normal.replica_seconds.paid - 1.0)
-                yield Figure(
-                    drill=f"forecaster {fault}", policy=policy.name, what="cost beyond that of the real one",
-                    value=dearer, unit="%", op="<=", goal=10.0,
-                )  # fmt: skip
+            yield from _forecaster_figures(fault, policy.name, broken, reactive, normal)
+
+    def scaled_forecasts(self, policy: Policy, reactive: Policy | None, hours: float) -> Iterator[Figure]:
+        """A peer's forecast, ten times too low and too high; `reactive` None: the peer without one is its own floor."""
+        world = morning_world("forecaster", hours)
+        prepared = self.prepared(world)
+
+        def spoilt(factor: float) -> Run:
+            return self.run(world, policy, partial(with_scaled_forecast, prepared, policy, factor))
+
+        floor = spoilt(0.0) if reactive is None else self.run(world, reactive)
+        for fault, factor in (("x0.1", 0.1), ("x10", 10.0)):
+            normal = self.run(world, policy)
+            yield from _forecaster_figures(fault, policy_name(policy), spoilt(factor), floor, normal)
+
+
+def _forecaster_figures(fault: str, policy: str, broken: Run, reactive: Run, normal: Run) -> Iterator[Figure]:
+    name = f"forecaster {fault}"
+    below = float((broken.timeline.desired - reactive.timeline.desired).min())
+    found = Found("lowest number, less that of the reactive rules", below, "replicas", ">=", 0.0)
+    yield _figure("forecasters", name, policy, found)
+    if fault == "x10":
+        dearer = 100.0 * (broken.replica_seconds.paid / normal.replica_seconds.paid - 1.0)
+        found = Found("cost beyond that of the real one", dearer, "%", "<=", 10.0)
+        yield _figure("forecasters", name, policy, found)
+
+
+def _figure(group: Group, drill: str, policy: str, found: Found) -> Figure:
+    return Figure(group=group, drill=drill, policy=policy, **found._asdict())
+
+
+def _trial(prepared: Prepared, contestant: Contestant) -> Trial:
+    lines = prepared.setup.end_seconds == LENGTH_SECONDS
+    watched = Watched(contestant, lines=lines)
+    simulation = Simulation(prepared.setup, [watched])
+    simulation.run()
+    life = simulation.lives[0]
+    ordered = [span for span in life.spans if np.isfinite(span.ordered)]
+    return Trial(
+        prepared=prepared,
+        run=simulation.outcome(contestant.name, None, 0.0),
+        orders=np.array([span.ordered for span in ordered]),
+        lost=np.array(life.lost),
+        born=tuple((span.ordered, span.ready) for span in ordered if np.isfinite(span.ready)),
+        beliefs=tuple(watched.beliefs),
+        lines=tuple(watched.lines),
+        conflicts=watched.conflicts,
+    )
+
+
+# Peers that forecast, each with the policy that it is when it does not; None: the same without past days.
+_FORECASTING: tuple[tuple[Policy, Policy | None], ...] = (
+    (DynamoSettings(predictor="arima"), DynamoSettings(predictor="constant")),
+    (DynamoSettings(predictor="kalman"), DynamoSettings(predictor="constant")),
+    (AhpaSettings(), None),
+)
 
 
 def policies(quick: bool) -> Sequence[Policy]:
@@ -227,13 +325,35 @@ def policies(quick: bool) -> Sequence[Policy]:
     return (PoolPolicy(), HpaSettings(), KpaSettings()) if quick else (PoolPolicy(), *SHIPPED)
 
 
-def run_drills(quick: bool) -> Iterator[Figure]:
-    """Every drill with every policy."""
-    hall = Hall()
-    for drill in drills():
-        for policy in policies(quick):
-            yield from hall.figures(drill, policy)
-    yield from hall.forecasts(3.0 if quick else 8.0)
+# Of each process: prepared worlds are worth keeping from one policy to the next.
+_hall = cache(Hall)
+
+
+def figures_of(policy: Policy, quick: bool) -> list[Figure]:
+    """Every drill of one policy."""
+    hall, hours = _hall(), 3.0 if quick else 24.0
+    found = [figure for drill in drills(quick) for figure in hall.figures(drill, policy)]
+    if isinstance(policy, PoolPolicy):
+        found += hall.forecasts(hours)
+    for forecasting, reactive in _FORECASTING:
+        if policy == forecasting:
+            found += hall.scaled_forecasts(policy, reactive, hours)
+    hall.forget()
+    return found
+
+
+def run_drills(quick: bool) -> list[Figure]:
+    """Every drill with every policy, in the order of the drills; for the full ones policies run beside each other."""
+    who = policies(quick)
+    if quick:
+        drilled = [figures_of(policy, quick) for policy in who]
+    else:
+        import joblib
+
+        drilled = joblib.Parallel(n_jobs=-1)(joblib.delayed(figures_of)(policy, quick) for policy in who)
+    figures = [figure for found in drilled for figure in found]
+    order = {name: i for i, name in enumerate(dict.fromkeys((f.drill, f.what) for f in figures))}
+    return sorted(figures, key=lambda f: order[f.drill, f.what])
 
 
 def rows(quick: bool) -> Iterable[BenchRow]:
@@ -244,5 +364,5 @@ def rows(quick: bool) -> Iterable[BenchRow]:
         yield BenchRow(
             name=f"{one.drill}, {one.policy}: {one.what}", value=one.value, unit=one.unit, op=one.op, goal=one.goal
         )
-    for policy, count in failed.items():
-        yield BenchRow(name=f"rules missed by {policy}", value=float(count), unit="", goal=0.0)
+    for policy_, count in failed.items():
+        yield BenchRow(name=f"rules missed by {policy_}", value=float(count), unit="", goal=0.0)
