@@ -23,7 +23,7 @@ from autoscaler.settings import PoolSettings
 from autoscaler.step import Autoscaler, forecast_windows
 from autoscaler.types import Decision, Lengths, Memory, Observation, Step
 from forecast.seasonal import Seasonal
-from serving.capacity import PriorCapacity
+from serving.capacity_learned import LearnedCapacity
 
 
 def autoscaler_for(
@@ -34,7 +34,7 @@ def autoscaler_for(
     capacity_model: CapacityModel | None = None,
 ) -> Autoscaler:
     """The Autoscaler of `settings` with the library's models, or with the caller's own."""
-    capacity = capacity_model or PriorCapacity(settings.replica, settings.startup, settings.slo)
+    capacity = capacity_model or LearnedCapacity(settings.replica, settings.startup, settings.slo)
     guess = forecaster or Seasonal(windows_for(settings, capacity), settings.interval_seconds)
     return Autoscaler.of(settings, guess, capacity, policies)
 

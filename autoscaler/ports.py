@@ -81,8 +81,14 @@ class CapacityModel(Protocol):
     def capacity(self, beliefs: Any, lengths: Lengths, replicas: int) -> Capacity:
         """The Capacity at the present lengths of requests and size of the pool."""
 
+    def observe(self, beliefs: Any, observation: Observation, lengths: Lengths, work: float | None) -> Any:
+        """`beliefs` after one more Observation, in which `work` Erlangs arrived (None: not known)."""
+
     def refit(self, beliefs: Any, observations: Sequence[Observation]) -> Any:
-        """Better beliefs out of recent Observations."""
+        """Better beliefs, slowly; `observations` are the last ones."""
+
+    def adopt(self, beliefs: Any, refitted: Any) -> Any:
+        """What `refit` made of older beliefs, with what `observe` learned meanwhile."""
 
 
 class Policy(Protocol):

@@ -101,7 +101,8 @@ class Autoscaler:
 
     def adopt(self, memory: Memory, beliefs: Beliefs) -> Memory:
         """`memory` with the outcome of a refit; steps may have been made since it was begun."""
-        return replace(memory, beliefs=beliefs)
+        capacity = self.capacity_model.adopt(memory.beliefs.capacity, beliefs.capacity)
+        return replace(memory, beliefs=replace(beliefs, capacity=capacity))
 
     def _check(self, memory: Memory, observation: Observation) -> None:
         if observation.pool != memory.pool:
@@ -121,14 +122,18 @@ class Autoscaler:
         missing = unknown_groups(self.settings, memory.state, observation)
         state = with_lengths(_with_seen(memory.state, observation), observation)
         current = observation.replicas.desired
-        capacity = self.capacity_model.capacity(memory.beliefs.capacity, lengths_of(state), max(1, current))
+        lengths = lengths_of(state)
+        capacity = self.capacity_model.capacity(memory.beliefs.capacity, lengths, max(1, current))
         amount = None if "demand" in missing else work_of(observation.demand, capacity, state)
         work = None if amount is None else amount / observation.window_seconds
         history = self.forecaster.observe(memory.history, at, observation.window_seconds, work)
         since = None if not missing else (memory.state.unknown_since_seconds or at)
         state = replace(state, at_seconds=at, unknown_since_seconds=since)
         kept = tuple(o for o in memory.recent if at - o.at_seconds < self.recent_seconds)
-        learned = replace(memory, history=history, state=state, recent=(*kept, observation))
+        # This Observation teaches the next step: more demand must not make replicas look stronger in the same one.
+        taught = self.capacity_model.observe(memory.beliefs.capacity, observation, lengths, work)
+        beliefs = replace(memory.beliefs, capacity=taught)
+        learned = replace(memory, history=history, beliefs=beliefs, state=state, recent=(*kept, observation))
         facts = Facts(
             observation=observation,
             recent=learned.recent,

@@ -153,7 +153,15 @@ class FixedCapacity:
             source="fixed",
         )
 
+    def observe(self, beliefs: Nothing, observation: Observation, lengths: Lengths, work: float | None) -> Nothing:
+        """Nothing is learned."""
+        return beliefs
+
     def refit(self, beliefs: Nothing, observations: Sequence[Observation]) -> Nothing:
+        """The same nothing."""
+        return beliefs
+
+    def adopt(self, beliefs: Nothing, refitted: Nothing) -> Nothing:
         """The same nothing."""
         return beliefs
 

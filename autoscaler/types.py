@@ -453,7 +453,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beliefs:
-    """Slow beliefs, replaced only by `refit`: each belongs to the model that made it."""
+    """What the models believe, each in a value of its own: slowly replaced by `refit`, capacity also taught by each step."""
 
     forecast: object
     capacity: object

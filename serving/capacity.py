@@ -88,22 +88,32 @@ class PriorCapacity:
         s = self.settings
         prompt = s.mean_prompt_tokens if lengths.mean_prompt_tokens is None else lengths.mean_prompt_tokens
         output = s.mean_output_tokens if lengths.mean_output_tokens is None else lengths.mean_output_tokens
-        mix = _rounded(prompt, output, lengths.prompt_cv, lengths.output_cv)
+        mix = rounded_mix(prompt, output, lengths.prompt_cv, lengths.output_cv)
         known = _capacity(self.replica, self.slo, self.startup, self.source, mix)
         if s.feasible_requests_per_second is None:
             return known
-        then = _rounded(s.mean_prompt_tokens, s.mean_output_tokens, None, None)
-        tested = _weights(self.replica.laws[0], _mix(then))
+        then = rounded_mix(s.mean_prompt_tokens, s.mean_output_tokens, None, None)
+        tested = weights_of(self.replica.laws[0], mix_of(then))
         work = tested[0] * s.mean_prompt_tokens + tested[1] * s.mean_output_tokens
         load = significant(s.feasible_requests_per_second * work)
         return replace(known, feasible_load=((1, load),), source="load test")
+
+    def observe(
+        self, beliefs: CapacityBeliefs, observation: Observation, lengths: Lengths, work: float | None
+    ) -> CapacityBeliefs:
+        """The same beliefs: this model does not learn."""
+        return beliefs
+
+    def adopt(self, beliefs: CapacityBeliefs, refitted: CapacityBeliefs) -> CapacityBeliefs:
+        """The same beliefs: this model does not learn."""
+        return beliefs
 
     def refit(self, beliefs: CapacityBeliefs, observations: Sequence[Observation]) -> CapacityBeliefs:
         """The same beliefs: this model does not learn."""
         return beliefs
 
 
-def _rounded(prompt: float, output: float, prompt_cv: float | None, output_cv: float | None) -> tuple[int, ...]:
+def rounded_mix(prompt: float, output: float, prompt_cv: float | None, output_cv: float | None) -> tuple[int, ...]:
     """The nearest mix that is told apart: exponents of `MIX_STEP` for means, multiples of `CV_STEP` for variations.
 
     Means are at least one token; an unknown variation is that of chat traffic.
@@ -113,7 +123,7 @@ def _rounded(prompt: float, output: float, prompt_cv: float | None, output_cv: f
     return (*means, *(round(min(cv, MOST_CV) / CV_STEP) for cv in cvs))
 
 
-def _mix(rounded: tuple[int, ...]) -> Mix:
+def mix_of(rounded: tuple[int, ...]) -> Mix:
     prompt, output, prompt_cv, output_cv = rounded
     return Mix(
         prompt=MIX_STEP**prompt, output=MIX_STEP**output, prompt_cv=CV_STEP * prompt_cv, output_cv=CV_STEP * output_cv
@@ -148,7 +158,7 @@ def laws_of(known: Profile) -> tuple[Law, Law]:
     )
 
 
-def _weights(law: Law, mix: Mix) -> tuple[float, float]:
+def weights_of(law: Law, mix: Mix) -> tuple[float, float]:
     """Replica-seconds per prompt token and per output token, as they are written down."""
     return significant(prompt_weight(law, mix)), significant(output_weight(law, mix))
 
@@ -157,8 +167,8 @@ def _weights(law: Law, mix: Mix) -> tuple[float, float]:
 def _capacity(
     replica: _Replica, slo: Slo, startup: tuple[tuple[float, float], ...], source: str, rounded: tuple[int, ...]
 ) -> Capacity:
-    mix = _mix(rounded)
-    prompt, output = _weights(replica.laws[0], mix)
+    mix = mix_of(rounded)
+    prompt, output = weights_of(replica.laws[0], mix)
     work = request_work(replica.laws[0], mix)
     rates = feasible_rates(replica.laws[-1], mix, replica.engine, slo, replica.margin, replica.routing)
     return Capacity(
@@ -179,12 +189,23 @@ def feasible_rates(
 
     Non-decreasing in the replicas and, where an idle replica meets the SLO, non-increasing in every coefficient.
     """
+    rates = tail_rates(law, mix, engine, slo, routing)
+    return tuple((n, margin * at * rate) for (n, rate), at in zip(rates, cautions(mix), strict=True))
+
+
+def cautions(mix: Mix) -> tuple[float, ...]:
+    """Factors on tail rates, per size, against what the closed forms are known to miss."""
+    heavy = max(0.5, 1.0 - HEAVY * max(0.0, mix.prompt_cv - 1.0))
+    return tuple(heavy * (1.0 - LONELY / n) for n in SIZES)
+
+
+def tail_rates(law: Law, mix: Mix, engine: Engine, slo: Slo, routing: Routing) -> tuple[tuple[int, float], ...]:
+    """Requests per second and replica that meet the SLO by the closed forms, without caution, for `SIZES`."""
     ceiling = mean_rate(law, mix, engine, slo)
-    margin *= max(0.5, 1.0 - HEAVY * max(0.0, mix.prompt_cv - 1.0))
     rates, least = [], 0.0
     for n in SIZES:
         least = _tail_rate(law, mix, engine, slo, Routed(replicas=n, routing=routing), least, ceiling)
-        rates.append((n, margin * (1.0 - LONELY / n) * least))
+        rates.append((n, least))
     return tuple(rates)
 
 

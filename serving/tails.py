@@ -119,6 +119,16 @@ def violations(
     return 1.0 - (1.0 - late_tokens(state, limits[1], enough)) * (1.0 - slow)
 
 
+def late_shares(
+    law: Law, mix: Mix, engine: Engine, limits: tuple[float, float], rate: float, pool: Routed
+) -> tuple[float, float]:
+    """Shares of requests beyond each of `limits` (TTFT, ITL; seconds), as two histograms would count them."""
+    state = _state(law, mix, engine, pool, rate)
+    if state is None:
+        return 1.0, 1.0
+    return late_first_tokens(state, limits[0]), late_tokens(state, limits[1])
+
+
 def late_tokens(s: _State, itl_seconds: float, enough: float = 1.0) -> float:
     """Share of requests whose mean inter-token latency exceeds `itl_seconds`.
 

@@ -1,0 +1,236 @@
+"""What a replica carries and how long its birth takes, learned from what is seen of it.
+
+Three things are learned, each on its own and each tick: the step law (`capacity_steps`), one factor between the closed forms
+and measured latencies (`capacity_violations`), and start-ups (`capacity_starts`).  Before any data all are the prior's, and
+what is not known yet costs capacity: caution shrinks as load is seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from autoscaler.settings import ReplicaSettings, Slo, StartupSettings
+from autoscaler.types import Capacity, Lengths, Observation
+from autoscaler.units import significant
+from serving import capacity_starts as births
+from serving import capacity_steps as steps
+from serving import capacity_violations as gains
+from serving.capacity import (
+    CV_STEP,
+    GENERIC_LAW,
+    GENERIC_MARGIN,
+    LEAST_LOAD,
+    MARGIN,
+    MIX_STEP,
+    SIZES,
+    PriorCapacity,
+    cautions,
+    mix_of,
+    rounded_mix,
+    tail_rates,
+    weights_of,
+)
+from serving.capacity_starts import Starts
+from serving.capacity_steps import Solved, StepBeliefs
+from serving.capacity_violations import Gain
+from serving.closed_forms import Engine, Law, Mix, itl_rate, request_work
+from serving.pooling import Routed, Routing
+from serving.profiles import profile
+from serving.startup import startup_prior
+
+SOLVE_SECONDS, EARLY_SECONDS = 300, 60
+LEAST_ROWS = 5.0  # windows before a law is told from them
+NEW_MIX, MIX_SIGMA = 0.1, 0.1  # change of log lengths that is another mix, and what it adds to the factor's deviation
+NEW_LAW = 0.02  # of the rate at the limit of the mean ITL, before another law is believed
+# How far windows may pull coefficients apart from the prior's shape, and how many the prior's scale is worth.
+KNOWN, GENERIC = (0.15, 5.0), (1.0, 0.5)
+GRAIN = 0.005  # of the logarithm of the factor: a pool's belief does not move with every request
+# Caution: so many standard deviations of what is not known, so that without data it is the prior's margin.
+DEVIATIONS = -math.log(MARGIN) / gains.SIGMA
+GENERIC_SIGMA = math.sqrt((math.log(GENERIC_MARGIN) / DEVIATIONS) ** 2 - gains.SIGMA**2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedBeliefs:
+    """What was learned: sums of windows, the law they told last (multiples of the prior's), the factor, start-ups.
+
+    `mix`: the lengths, rounded, that the factor was learned at.
+    """
+
+    steps: StepBeliefs = field(default_factory=StepBeliefs)
+    law: Solved = field(default_factory=lambda: Solved(z=(1.0, 1.0, 1.0, 1.0), floor=0))
+    solved_at_seconds: int = 0
+    gain: Gain = field(default_factory=Gain)
+    starts: Starts = field(default_factory=Starts)
+    mix: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """What the closed forms say of a law and a mix: rates and cautions per size, work of a request in Erlang-seconds."""
+
+    rates: tuple[tuple[int, float], ...]
+    cautions: tuple[float, ...]
+    weights: tuple[float, float]
+    work: float
+    output: float
+
+
+class LearnedCapacity:
+    """CapacityModel that begins as `PriorCapacity` and learns from every Observation.
+
+    Work is counted in the prior's weights whatever is learned, so that yesterday's work and today's are in one unit: a
+    replica that is found to be faster carries more of it, more than one Erlang if need be.  A load test's rate in the
+    settings is believed as it is; only start-ups are learned then.
+    """
+
+    beliefs_type: type = LearnedBeliefs
+
+    def __init__(self, settings: ReplicaSettings, startup: StartupSettings, slo: Slo) -> None:
+        self.prior = PriorCapacity(settings, startup, slo)
+        self.settings, self.slo = settings, slo
+        known = profile(settings.profile) if settings.profile is not None else None
+        self.generic = known is None
+        self.startup_prior = startup_prior(startup, known)
+        self.engine, self.routing = self.prior.replica.engine, self.prior.replica.routing
+        self.unit: Law = self.prior.replica.laws[0]
+        self.shape: Law = GENERIC_LAW if known is None else self.prior.replica.laws[-1]
+
+    def start(self) -> LearnedBeliefs:
+        """Beliefs before any data: the prior."""
+        return LearnedBeliefs()
+
+    def law(self, beliefs: LearnedBeliefs) -> Law:
+        """The step law in force."""
+        if beliefs.law.floor == 0 and beliefs.law.z == (1.0, 1.0, 1.0, 1.0):
+            return self.shape
+        return steps.law_from(self.shape, beliefs.law.z, steps.floors_of(self.shape)[beliefs.law.floor])
+
+    def capacity(self, beliefs: LearnedBeliefs, lengths: Lengths, replicas: int) -> Capacity:
+        """The Capacity at the present lengths, or at the settings' where they were not measured."""
+        startup = births.quantiles(beliefs.starts, self.prior.startup)
+        if self.settings.feasible_requests_per_second is not None:
+            return replace(self.prior.capacity(self.prior.start(), lengths, replicas), startup_seconds=startup)
+        base = self._base(beliefs, self._rounded(lengths))
+        return Capacity(
+            seconds_per_request=0.0,
+            seconds_per_prompt_token=base.weights[0],
+            seconds_per_output_token=base.weights[1],
+            feasible_load=self._loads(beliefs, base),
+            startup_seconds=startup,
+            mean_output_tokens=base.output,
+            source="learned" if self._learned(beliefs) else self.prior.source,
+        )
+
+    def observe(
+        self, beliefs: LearnedBeliefs, observation: Observation, lengths: Lengths, work: float | None
+    ) -> LearnedBeliefs:
+        """`beliefs` after one more Observation; `work`: Erlangs that arrived in its window, None if not known."""
+        starts = births.observed(beliefs.starts, self.startup_prior, observation)
+        if self.settings.feasible_requests_per_second is not None:
+            return replace(beliefs, starts=starts)
+        rounded = self._rounded(lengths)
+        beliefs = self._with_window(self._with_mix(beliefs, rounded), observation, mix_of(rounded))
+        return replace(beliefs, starts=starts, gain=self._with_latency(beliefs, observation, rounded, work))
+
+    def refit(self, beliefs: LearnedBeliefs, observations: Sequence[Observation]) -> LearnedBeliefs:
+        """The same beliefs: everything is learned tick by tick."""
+        return beliefs
+
+    def adopt(self, beliefs: LearnedBeliefs, refitted: LearnedBeliefs) -> LearnedBeliefs:
+        """What was learned since the refit began is kept."""
+        return beliefs
+
+    def _rounded(self, lengths: Lengths) -> tuple[int, ...]:
+        s = self.settings
+        prompt = s.mean_prompt_tokens if lengths.mean_prompt_tokens is None else lengths.mean_prompt_tokens
+        output = s.mean_output_tokens if lengths.mean_output_tokens is None else lengths.mean_output_tokens
+        return rounded_mix(prompt, output, lengths.prompt_cv, lengths.output_cv)
+
+    def _base(self, beliefs: LearnedBeliefs, rounded: tuple[int, ...]) -> _Base:
+        return _base(self.law(beliefs), self.unit, self.engine, self.slo, self.routing, rounded)
+
+    def _loads(self, beliefs: LearnedBeliefs, base: _Base) -> tuple[tuple[int, float], ...]:
+        """Erlangs per replica, by size, less for what is not known yet."""
+        unsure = math.sqrt(beliefs.gain.variance) / gains.SIGMA
+        law = GENERIC_SIGMA**2 / (1.0 + beliefs.steps.weight) if self.generic else 0.0
+        log = beliefs.gain.log - DEVIATIONS * math.sqrt(beliefs.gain.variance + law)
+        factor = math.exp(GRAIN * round(log / GRAIN))
+        unsure = round(unsure, 2)
+        return tuple(
+            (n, significant(max(LEAST_LOAD, rate * base.work * factor * caution**unsure)))
+            for (n, rate), caution in zip(base.rates, base.cautions, strict=True)
+        )
+
+    @staticmethod
+    def _learned(beliefs: LearnedBeliefs) -> bool:
+        return beliefs.steps.weight >= steps.TRUSTED_ROWS or beliefs.gain.variance < 0.5 * gains.SIGMA**2
+
+    @staticmethod
+    def _with_mix(beliefs: LearnedBeliefs, rounded: tuple[int, ...]) -> LearnedBeliefs:
+        """`beliefs` at other lengths: what the closed forms miss there is less known."""
+        if not beliefs.mix:
+            return replace(beliefs, mix=rounded)
+        means = sum(abs(a - b) for a, b in zip(beliefs.mix[:2], rounded[:2], strict=True)) * math.log(MIX_STEP)
+        apart = means + CV_STEP * sum(abs(a - b) for a, b in zip(beliefs.mix[2:], rounded[2:], strict=True))
+        if apart < NEW_MIX:
+            return beliefs
+        return replace(beliefs, mix=rounded, gain=gains.unsettled(beliefs.gain, MIX_SIGMA * apart))
+
+    def _with_window(self, beliefs: LearnedBeliefs, now: Observation, mix: Mix) -> LearnedBeliefs:
+        """`beliefs` with the engine steps of the last window, and now and then a new law."""
+        window = steps.window_of(beliefs.steps, now, mix)
+        columns, weight, error = None, 0.0, 0.0
+        if window is not None:
+            columns, weight = steps.columns_of(window, self.shape), window.weight
+            error = steps.predicted(columns, beliefs.law.z, beliefs.law.floor) - 1.0
+        drifts = beliefs.steps.drifts
+        beliefs = replace(beliefs, steps=steps.observed(beliefs.steps, now, columns, weight, error))
+        early = beliefs.steps.weight < steps.TRUSTED_ROWS
+        due = now.at_seconds - beliefs.solved_at_seconds >= (EARLY_SECONDS if early else SOLVE_SECONDS)
+        if columns is None or not (due or beliefs.steps.drifts > drifts) or beliefs.steps.weight < LEAST_ROWS:
+            return beliefs
+        return self._with_law(replace(beliefs, solved_at_seconds=now.at_seconds), mix)
+
+    def _with_law(self, beliefs: LearnedBeliefs, mix: Mix) -> LearnedBeliefs:
+        found = steps.solved(beliefs.steps, *(GENERIC if self.generic else KNOWN))
+        if found is None:
+            return beliefs
+        new = replace(beliefs, law=found)
+        before, after = (max(1e-9, itl_rate(self.law(b), mix, self.slo.itl_seconds)) for b in (beliefs, new))
+        change = math.log(after / before)
+        if abs(change) < NEW_LAW:
+            return beliefs
+        return replace(new, gain=gains.moved(beliefs.gain, max(-1.0, min(1.0, change))))
+
+    def _with_latency(
+        self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...], work: float | None
+    ) -> Gain:
+        gain = gains.seen(beliefs.gain, now, work)
+        bounds = gains.bounds_below(now, self.slo)
+        if bounds is None or not gains.steady(gain, now):
+            return gain
+        base = self._base(beliefs, rounded)
+        at = min(range(len(SIZES)), key=lambda i: abs(math.log(SIZES[i] / now.replicas.ready)))
+        n, rate = base.rates[at]
+        if rate <= 0.0:
+            return gain
+        pool = Routed(replicas=n, routing=self.routing)
+        allowed = 1.0 - self.slo.attainment_fraction
+        expected = gains.curve(self.law(beliefs), mix_of(rounded), self.engine, bounds, allowed, rate, pool)
+        return gains.corrected(gain, now, bounds, expected, rate * base.work)
+
+
+@lru_cache(maxsize=4096)
+def _base(law: Law, unit: Law, engine: Engine, slo: Slo, routing: Routing, rounded: tuple[int, ...]) -> _Base:
+    mix = mix_of(rounded)
+    return _Base(
+        rates=tail_rates(law, mix, engine, slo, routing),
+        cautions=cautions(mix),
+        weights=weights_of(unit, mix),
+        work=request_work(unit, mix),
+        output=significant(mix.output),
+    )

@@ -1,0 +1,292 @@
+"""The step law of a replica, learned tick by tick: sums over windows of counters that forget, and the law they tell.
+
+A window in which engines were busy for so many seconds is one equation over what they did meanwhile (steps, tokens of steps
+of at least a floor, output tokens, tokens of context), divided by the seconds: errors are relative.  Columns are
+counted in seconds of the prior law, so that every coefficient is a multiple of the prior's, and the prior is (1, 1, 1, 1).
+`serving.step_fit` fits recorded windows all at once; this keeps a fixed number of sums.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from autoscaler.types import Histogram, Observation
+from serving.closed_forms import Law, Mix
+from serving.step_fit import solve
+
+LEAST_STEPS = 20.0
+FULL_RUNNING, MEAN_RUNNING = 2.0, 4.0  # per replica, at both ends and on average: fewer are idle at times
+PARTLY_IDLE = 0.25  # weight of a window whose idle time only the GPU's utilization tells
+SETTLE_SECONDS = 60  # after replicas came or went: caches are cold, and counters of the departed are in the sums
+HALF_LIFE_SECONDS = 21_600.0
+FLOORS = (0.0, 32.0, 64.0, 96.0, 128.0, 192.0, 256.0)
+FLOOR_GAIN = 1.1  # most replicas have a floor: none must leave so much less of the error
+NOISE = 0.05  # relative error of a window that the prior is weighed against
+LEAST_SIGMA, GATE = 0.03, 6.63  # chi-square, one degree of freedom, 99 %
+SLACK, ALARM = 0.5, 8.0  # of the cumulative sums, in standard deviations
+KEPT = 0.05  # of the sums, after a drift
+TRUSTED_ROWS = 20.0  # before so many windows nothing is gated and nothing drifts
+
+Sums = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBeliefs:
+    """Decayed sums over windows, and what watches them.
+
+    `gram`: upper triangle of the columns' products, `right`: columns times target, `square`: target times target,
+    `weight`: sum of weights.  `sigma`: relative error of a window.  `up`, `down`: cumulative sums of errors; `gated`: decayed
+    share of windows left out.  `drifts`: so often the law was forgotten, the last time at `drift_at_seconds`.
+    """
+
+    gram: Sums = ()
+    right: Sums = ()
+    square: float = 0.0
+    weight: float = 0.0
+    sigma: float = 0.1
+    up: float = 0.0
+    down: float = 0.0
+    gated: float = 0.0
+    drifts: int = 0
+    drift_at_seconds: int | None = None
+    ready: int = 0
+    ready_since_seconds: int = 0
+    running: float | None = None
+
+
+def floors_of(prior: Law) -> tuple[float, ...]:
+    """The floors that are told apart: the prior's own, or all where it has none."""
+    return (prior.floor,) if prior.floor > 0.0 else FLOORS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What engines did in a window: busy replica-seconds and counts; `weight` of the equation.
+
+    `requests` got their first token.
+    """
+
+    seconds: float
+    steps: float
+    prefill: float
+    decode: float
+    context: float
+    pairs: float
+    requests: float
+    weight: float
+    step_tokens: Histogram | None
+
+
+def window_of(beliefs: StepBeliefs, now: Observation, mix: Mix) -> Window | None:
+    """The window that ends `now`, if it tells something of the law; `mix` gives the context, `beliefs` what was before."""
+    load, demand, ready = now.load, now.demand, now.replicas.ready
+    if load is None or demand is None or demand.output_tokens is None or ready < 1 or now.replicas.draining:
+        return None
+    if ready != beliefs.ready or now.at_seconds - beliefs.ready_since_seconds < SETTLE_SECONDS:
+        return None
+    if load.replicas_reporting not in (None, ready) or not load.engine_steps or load.engine_steps < LEAST_STEPS:
+        return None
+    seconds, weight = _busy(beliefs, now, ready)
+    h, latency = load.step_tokens, now.latency
+    if seconds <= 0.0 or ((h is None or h.sum is None) and demand.prompt_tokens is None):
+        return None
+    first = latency.ttft.total if latency is not None and latency.ttft is not None else demand.requests or 0.0
+    if h is not None and h.sum is not None:
+        prefill = max(0.0, h.sum - demand.output_tokens)
+    else:
+        prefill = max(0.0, (demand.prompt_tokens or 0.0) - (demand.cached_prompt_tokens or 0.0))
+    decode = max(0.0, demand.output_tokens - first)
+    return Window(
+        seconds=seconds, steps=load.engine_steps, prefill=prefill, decode=decode, context=decode * mix.context,
+        pairs=prefill * mix.prompt_square / (2.0 * mix.prompt), requests=first,
+        weight=weight, step_tokens=h,
+    )  # fmt: skip
+
+
+def _busy(beliefs: StepBeliefs, now: Observation, ready: int) -> tuple[float, float]:
+    """Replica-seconds in which engines stepped, and how well that is known; 0 where it is not."""
+    load = now.load
+    assert load is not None
+    running, before, whole = load.running_requests, beliefs.running, float(ready * now.window_seconds)
+    if running is not None and before is not None:
+        least, mean = min(running, before) / ready, (running + before) / 2.0 / ready
+        if least >= FULL_RUNNING and mean >= MEAN_RUNNING:
+            return whole, 1.0
+    if load.gpu_utilization_fraction is None:
+        return 0.0, 0.0
+    return load.gpu_utilization_fraction * whole, PARTLY_IDLE
+
+
+def step_sizes(window: Window) -> tuple[tuple[float, float, float, float], ...]:
+    """(lower, upper, mean, count) of the buckets of step tokens that hold any.
+
+    Steps of up to about twice the mean batch are taken as without prefill: their buckets' means are moved so that they hold
+    the mean batch together, which is known exactly.
+    """
+    histogram = window.step_tokens
+    if histogram is None:
+        return ()
+    lower, rows = 0.0, []
+    for upper, count in zip(histogram.upper_bounds, histogram.counts, strict=False):
+        if count > 0.0:
+            rows.append((lower, upper, (lower + upper) / 2.0, count))
+        lower = upper
+    batch = window.decode / window.steps
+    low = [r for r in rows if r[0] < 2.0 * batch]
+    count = math.fsum(r[3] for r in low)
+    if count <= 0.0:
+        return tuple(rows)
+    excess = math.fsum(r[2] * r[3] for r in low) - count * batch
+    room = math.fsum((r[2] - r[0] if excess > 0.0 else r[1] - r[2]) * r[3] for r in low)
+    share = min(1.0, max(-1.0, excess / room)) if room > 0.0 else 0.0
+    moved = [(a, b, m - share * (m - a if share > 0.0 else b - m), n) for a, b, m, n in low]
+    return (*moved, *rows[len(low) :])
+
+
+def floored(window: Window, sizes: tuple[tuple[float, float, float, float], ...], floor: float) -> float:
+    """Sum over the steps of max(floor, tokens of the step); tokens are even inside the bucket that holds the floor."""
+    total = window.prefill + window.decode
+    if floor <= 0.0:
+        return total
+    missing = 0.0
+    if not sizes:  # every request's prefill is one step, as far as is known
+        room, prefills = max(0.0, floor - window.decode / window.steps), min(window.requests, window.steps)
+        left = max(0.0, room - window.prefill / prefills) if prefills > 0.0 else 0.0
+        return total + (window.steps - prefills) * room + prefills * left
+    for lower, upper, mean, count in sizes:
+        if upper <= floor:
+            missing += count * (floor - mean)
+        elif lower < floor:
+            missing += count * (floor - lower) * (floor - lower) / (2.0 * (upper - lower))
+    return total + missing
+
+
+def columns_of(window: Window, prior: Law) -> Sums:
+    """Steps, output tokens, context and floored tokens (one per floor), in shares of the window by the prior law.
+
+    Attention in prefill goes with prefill tokens, in the prior's proportion.
+    """
+    y, sizes = window.seconds, step_sizes(window)
+    apart = max(prior.c - prior.b, 0.1 * prior.c)
+    attention = prior.e * window.pairs
+    tokens = tuple([(prior.b * floored(window, sizes, floor) + attention) / y for floor in floors_of(prior)])
+    fixed = prior.a * window.steps / y
+    return (fixed, apart * window.decode / y, prior.d * window.context / y, *tokens)
+
+
+def law_from(prior: Law, z: Sums, floor: float) -> Law:
+    """The law of multiples `z` (steps, output, context, tokens) of the prior's coefficients at a floor."""
+    apart = max(prior.c - prior.b, 0.1 * prior.c)
+    b = z[3] * prior.b
+    return Law(a=z[0] * prior.a, b=b, c=b + z[1] * apart, d=z[2] * prior.d, e=z[3] * prior.e, floor=floor)
+
+
+def predicted(columns: Sums, z: Sums, at: int) -> float:
+    """Share of the window that multiples `z` explain, with the floor number `at`; 1 is all of it."""
+    return z[0] * columns[0] + z[1] * columns[1] + z[2] * columns[2] + z[3] * columns[3 + at]
+
+
+def observed(beliefs: StepBeliefs, now: Observation, columns: Sums | None, weight: float, error: float) -> StepBeliefs:
+    """`beliefs` after the window that ends `now`: its `columns` (None: it tells nothing) and the `error` of the law in force.
+
+    A window far off the law is left out; many such, or a lasting error, are a drift: the past then counts little.
+    """
+    running = None if now.load is None else now.load.running_requests
+    ready = now.replicas.ready
+    since = beliefs.ready_since_seconds if ready == beliefs.ready else now.at_seconds
+    if columns is None:
+        return replace(beliefs, ready=ready, ready_since_seconds=since, running=running)
+    decay = 0.5 ** (now.window_seconds / HALF_LIFE_SECONDS)
+    z = error / beliefs.sigma
+    known = beliefs.weight >= TRUSTED_ROWS
+    out = known and z * z > GATE
+    up = down = gated = 0.0
+    if known:
+        up, down = max(0.0, beliefs.up + min(z, 4.0) - SLACK), max(0.0, beliefs.down - max(z, -4.0) - SLACK)
+        gated = 0.9 * beliefs.gated + (0.1 if out else 0.0)
+    huber = weight * (0.0 if out else min(1.0, 1.345 / max(abs(z), 1e-9)) if known else 1.0)
+    sigma = beliefs.sigma
+    if not out:
+        sigma = max(LEAST_SIGMA, 0.97 * sigma + 0.03 * 1.25 * min(abs(error), 1.0))
+    drifted = up > ALARM or down > ALARM or gated > 0.5
+    if drifted:
+        decay, huber, up, down, gated, sigma = KEPT, weight, 0.0, 0.0, 0.0, max(sigma, 0.1)
+    size = len(columns)
+    old = beliefs.gram or (0.0,) * (size * (size + 1) // 2)
+    new = [huber * x * y for i, x in enumerate(columns) for y in columns[i:]]
+    return replace(
+        beliefs,
+        gram=tuple([decay * a + b for a, b in zip(old, new, strict=True)]),
+        right=tuple([decay * a + huber * x for a, x in zip(beliefs.right or (0.0,) * size, columns, strict=True)]),
+        square=decay * beliefs.square + huber,
+        weight=decay * beliefs.weight + huber,
+        sigma=sigma, up=up, down=down, gated=gated,
+        drifts=beliefs.drifts + drifted,
+        drift_at_seconds=now.at_seconds if drifted else beliefs.drift_at_seconds,
+        ready=ready, ready_since_seconds=since, running=running,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solved:
+    """Multiples of the prior's coefficients (steps, output, context, tokens), and the number of the floor."""
+
+    z: Sums
+    floor: int
+
+
+def solved(beliefs: StepBeliefs, spread: float, rows: float) -> Solved | None:
+    """What the sums tell, held by the prior's shape to within `spread` and by its scale as by `rows` windows.
+
+    None without a window.  A prior without a floor takes the one that explains
+    the windows best, if clearly.
+    """
+    if not beliefs.gram or beliefs.weight <= 0.0:
+        return None
+    best, least = None, math.inf
+    for at in range(len(beliefs.right) - 3):
+        gram, right = _four(beliefs, at)
+        whole = math.fsum(map(math.fsum, gram))
+        scale = (math.fsum(right) + rows) / (whole + rows)
+        held = (NOISE / spread) ** 2
+        held_gram = [[gram[i][j] + (held if i == j else 0.0) for j in range(4)] for i in range(4)]
+        z = nonnegative(held_gram, [r + held * scale for r in right])
+        left = beliefs.square + math.fsum(
+            z[i] * (math.fsum(gram[i][j] * z[j] for j in range(4)) - 2.0 * right[i]) for i in range(4)
+        )
+        if left < least:
+            best, least = Solved(z=z, floor=at), left if at else FLOOR_GAIN * left
+    return best
+
+
+def _four(beliefs: StepBeliefs, at: int) -> tuple[list[list[float]], list[float]]:
+    """The 4x4 part of the sums that has the floor number `at`."""
+    size = len(beliefs.right)
+    chosen = (0, 1, 2, 3 + at)
+
+    def place(i: int, j: int) -> float:
+        low, high = (i, j) if i <= j else (j, i)
+        return beliefs.gram[low * size - low * (low - 1) // 2 + high - low]
+
+    return [[place(i, j) for j in chosen] for i in chosen], [beliefs.right[i] for i in chosen]
+
+
+def nonnegative(gram: list[list[float]], right: list[float]) -> Sums:
+    """The z >= 0 that minimises z'Gz/2 - r'z: the free solution if it is one, else the best over the active sets."""
+    size = len(right)
+    free = solve(gram, right)
+    if free is not None and min(free) >= 0.0:
+        return tuple(free)
+    best, least = (0.0,) * size, 0.0
+    for many in range(1, size):
+        for chosen in combinations(range(size), many):
+            part = solve([[gram[i][j] for j in chosen] for i in chosen], [right[i] for i in chosen])
+            if part is None or min(part) < 0.0:
+                continue
+            value = -math.fsum(p * right[i] for p, i in zip(part, chosen, strict=True)) / 2.0
+            if value < least:
+                least = value
+                best = tuple(part[chosen.index(i)] if i in chosen else 0.0 for i in range(size))
+    return best

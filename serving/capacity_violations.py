@@ -1,0 +1,164 @@
+"""What measured latencies say of the believed capacity: one factor on it, with its uncertainty, learned from counts.
+
+At a steady load the closed forms expect so many late first tokens and slow answers.  Their logarithm is near linear in the
+load, so a count that is off by a factor means a capacity that is off by much less.  The factor's logarithm is normal; each
+window moves it as a Poisson count would (an extended Kalman filter), of which only every `CLUMP`-th is news, because one long
+prompt delays everybody beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from autoscaler.settings import Slo
+from autoscaler.types import Histogram, Observation
+from serving.closed_forms import Engine, Law, Mix
+from serving.pooling import Routed
+from serving.tails import late_shares
+
+SIGMA = 0.1  # of the factor's logarithm before anything was measured
+DRIFT_PER_HOUR = 0.02
+CLUMP = 10.0  # late requests that come together
+BACKGROUND = 0.03  # of what the SLO allows: late requests that no load explains
+MOST_STEP = 0.03  # of the logarithm, in a window
+LEAST, MOST = math.log(0.5), math.log(1.6)
+SETTLE_SECONDS = 120  # after replicas came or went
+SMOOTH_SECONDS = 60.0
+OVERLOAD = 1.15  # of the believed capacity: beyond, queues grow and no steady state is measured
+LEAST_BOUND = 0.6  # of a limit: a bucket's bound below says little of it
+NEAR = 0.8  # of the feasible load, where the slope is read
+MOST_FAILED = 0.05  # of requests: retries follow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """The factor's logarithm and variance, the smoothed load of a replica in Erlangs, and since when so many are ready.
+
+    `late`: decayed count of what was late, `expected`: of what the closed forms expected.
+    """
+
+    log: float = 0.0
+    variance: float = SIGMA * SIGMA
+    load: float | None = None
+    ready: int = 0
+    ready_since_seconds: int = 0
+    late: float = 0.0
+    expected: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Share of requests beyond bounds that histograms have: idle, and `share` at the feasible load with `slope` of its log."""
+
+    idle: float
+    share: float
+    slope: float
+
+    def at(self, load: float) -> tuple[float, float]:
+        """(share, d log share / d log load) at `load`, in feasible loads."""
+        busy = self.share * math.exp(min(20.0, self.slope * (load - 1.0)))
+        whole = self.idle + busy
+        return min(1.0, whole), self.slope * load * busy / whole
+
+
+def bounds_below(observation: Observation, slo: Slo) -> tuple[float, float] | None:
+    """The largest bucket bounds not above the limits (TTFT, ITL); inf for one that is far below; None without any."""
+    latency = observation.latency
+    if latency is None:
+        return None
+    first, each = _below(latency.ttft, slo.ttft_seconds), _below(latency.itl, slo.itl_seconds)
+    return None if first == each == math.inf else (first, each)
+
+
+def _below(histogram: Histogram | None, limit: float) -> float:
+    if histogram is None:
+        return math.inf
+    index = bisect_right(histogram.upper_bounds, limit)
+    bound = histogram.upper_bounds[index - 1] if index else 0.0
+    return bound if bound >= LEAST_BOUND * limit else math.inf
+
+
+@lru_cache(maxsize=512)
+def curve(
+    law: Law, mix: Mix, engine: Engine, bounds: tuple[float, float], allowed: float, rate: float, pool: Routed
+) -> Curve:
+    """What is expected beyond `bounds` around the feasible `rate` (requests/s and replica)."""
+
+    def share(at: float) -> float:
+        first, each = late_shares(law, mix, engine, (min(bounds[0], 1e6), min(bounds[1], 1e6)), at, pool)
+        return (first if bounds[0] < math.inf else 0.0) + (each if bounds[1] < math.inf else 0.0)
+
+    idle = share(0.0)
+    full, near = max(1e-9, share(rate) - idle), max(1e-12, share(NEAR * rate) - idle)
+    slope = min(60.0, max(3.0, math.log(full / near) / (1.0 - NEAR)))
+    return Curve(idle=idle + BACKGROUND * allowed, share=full, slope=slope)
+
+
+def seen(gain: Gain, now: Observation, work: float | None) -> Gain:
+    """`gain` with the load of the window that ends `now`, `work` Erlangs over the ready replicas."""
+    ready, window = now.replicas.ready, now.window_seconds
+    since = gain.ready_since_seconds if ready == gain.ready else now.at_seconds
+    load = gain.load
+    if work is not None and ready > 0:
+        share = 1.0 if load is None or ready != gain.ready else 1.0 - math.exp(-window / SMOOTH_SECONDS)
+        load = work / ready if load is None else load + share * (work / ready - load)
+    variance = min(SIGMA * SIGMA, gain.variance + DRIFT_PER_HOUR**2 * window / 3600.0)
+    return replace(gain, load=load, variance=variance, ready=ready, ready_since_seconds=since)
+
+
+def steady(gain: Gain, now: Observation) -> bool:
+    """Whether the window tells of a steady state: replicas are settled, all report, few requests fail."""
+    load, demand, latency = now.load, now.demand, now.latency
+    if gain.load is None or latency is None or not latency.served_requests or now.replicas.draining:
+        return False
+    if now.at_seconds - gain.ready_since_seconds < SETTLE_SECONDS:
+        return False
+    if load is not None and load.replicas_reporting not in (None, now.replicas.ready):
+        return False
+    if demand is None:
+        return False
+    lost = (demand.failed_requests or 0.0) + (demand.rejected_requests or 0.0)
+    return lost <= MOST_FAILED * (demand.requests or 0.0)
+
+
+def corrected(gain: Gain, now: Observation, bounds: tuple[float, float], expected: Curve, feasible: float) -> Gain:
+    """`gain` after the late requests of a steady window, against the curve at a feasible load of `feasible` Erlangs."""
+    latency = now.latency
+    assert latency is not None
+    assert gain.load is not None
+    served = latency.served_requests or 0.0
+    load = gain.load / (feasible * math.exp(gain.log))
+    if load > OVERLOAD:
+        return gain
+    late = sum(
+        histogram.above(bound)[0]
+        for histogram, bound in ((latency.ttft, bounds[0]), (latency.itl, bounds[1]))
+        if histogram is not None and bound < math.inf
+    )
+    share, steep = expected.at(load)
+    awaited = served * share
+    variance = gain.variance / (1.0 + gain.variance * awaited * steep * steep / CLUMP)
+    step = -variance * steep * (late - awaited) / CLUMP
+    step = min(MOST_STEP, max(-MOST_STEP, step))
+    decay = 0.5 ** (now.window_seconds / 3600.0)
+    return replace(
+        gain,
+        log=min(MOST, max(LEAST, gain.log + step)),
+        variance=variance,
+        late=decay * gain.late + late,
+        expected=decay * gain.expected + awaited,
+    )
+
+
+def moved(gain: Gain, log_ratio: float) -> Gain:
+    """`gain` after the closed forms moved by a factor: what was measured still holds, less surely."""
+    gain, known = unsettled(gain, 0.5 * log_ratio), 1.0 - gain.variance / (SIGMA * SIGMA)
+    return replace(gain, log=min(MOST, max(LEAST, gain.log - known * log_ratio)))
+
+
+def unsettled(gain: Gain, sigma: float) -> Gain:
+    """`gain`, known less well by a standard deviation of `sigma`."""
+    return replace(gain, variance=min(SIGMA * SIGMA, gain.variance + sigma * sigma))
