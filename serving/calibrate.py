@@ -21,7 +21,7 @@ from autoscaler.types import Observation
 from serving.capacity import GENERIC_LAW, laws_of
 from serving.closed_forms import Law
 from serving.profiles import HostTerms, Profile, Stage, StartupProfile
-from serving.step_fit import Fit, Row, fit, fit_linear, rows_of, scaled_to, seconds_of
+from serving.step_fit import ROW_SECONDS, Fit, Row, fit, fit_linear, rows_of, scaled_to, seconds_of
 
 LEAST_ROWS = 12
 FOLDS = 5
@@ -100,7 +100,9 @@ def calibrate(
     rows, skipped = rows_of(observations, capacity)
     if len(rows) < LEAST_ROWS:
         why = f" ({skipped})" if skipped else ""
-        raise ConfigError("recording", f"{len(rows)} usable windows of at least 15 s must be {LEAST_ROWS} or more{why}")
+        raise ConfigError(
+            "recording", f"{len(rows)} usable windows of {ROW_SECONDS:g} s must be {LEAST_ROWS} or more{why}"
+        )
     low, high = _quantile([r.running for r in rows], 0.1), _quantile([r.running for r in rows], 0.9)
     if prior is None and high < LOAD_RATIO * low:
         raise ConfigError(
@@ -174,9 +176,14 @@ def _busier(rows: Sequence[Row], prior: Profile | None, floor: float) -> Error |
 
 
 def _shares(found: Fit, rows: Sequence[Row]) -> tuple[tuple[str, float, float], ...]:
-    """(coefficient, share of it that the data told, share of the step time) of a, b, c, d."""
-    parts = {name: replace(Law(a=0, b=0, c=0, d=0), **{name: getattr(found.law, name)}) for name in "abcd"}
-    parts["b"] = replace(parts["b"], floor=found.law.floor)
+    """(coefficient, share of it that the data told, share of the step time) of a, b, c, d of the roofline law."""
+    law, none = found.law, Law(a=0.0, b=0.0, c=0.0, d=0.0)
+    parts = {
+        "a": replace(none, a=law.a),
+        "b": replace(none, b=law.b, c=law.b, floor=law.floor),
+        "c": replace(none, c=law.c - law.b),
+        "d": replace(none, d=law.d),
+    }
     total = sum(r.seconds for r in rows)
     seconds = {name: sum(seconds_of(law, r) for r in rows) / total for name, law in parts.items()}
     return tuple((name, told, seconds[name]) for name, told in zip("abcd", found.told, strict=True))

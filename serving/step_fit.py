@@ -23,7 +23,7 @@ from serving.closed_forms import Law
 
 LEAST_RUNNING, MEAN_RUNNING = 2.0, 4.0  # per replica: at both ends of a window, and on average; fewer are idle at times
 LEAST_STEPS = 20.0
-ROW_SECONDS = 15.0  # shorter windows are put together
+ROW_SECONDS = 10.0  # shorter windows are put together
 FLOORS = (0.0, 16.0, 32.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0)
 # A floor other than the prior's must leave this much less error: buckets alone make a difference of 0.3 %.
 FLOOR_GAIN, FLOOR_SHARE = 0.005, 0.2

@@ -125,7 +125,7 @@ def test_wrong_arguments_are_told_in_a_sentence(
 
 def test_too_few_windows_are_refused_and_the_reason_is_told() -> None:
     few = recorded(H100, 0.2, 0.7, seconds=100)
-    with pytest.raises(ConfigError, match="usable windows of at least 15 s must be 12 or more"):
+    with pytest.raises(ConfigError, match="usable windows of 10 s must be 12 or more"):
         calibrate(few, profile(H100))
     blind = [replace(o, load=None) for o in recorded(H100, 0.2, 0.7)]
     with pytest.raises(ConfigError, match=r"0 usable windows .* \(179 windows were not measured\)"):
