@@ -12,6 +12,7 @@ from autoscaler import cron
 from autoscaler.errors import ConfigError
 from autoscaler.schema import setting
 from autoscaler.signals import SIGNALS
+from autoscaler.source_settings import PrometheusSettings
 
 # The quantiles that every forecast gives.
 QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -216,7 +217,7 @@ class TargetSettings:
 class SourceSettings:
     """Where Observations come from.  Read by the hosts that fetch them; an embedded pool is handed its own."""
 
-    kind: Literal["prometheus", "scrape"] = "prometheus"
+    kind: Literal["scrape"] = "scrape"
     url: str = setting(doc="Base URL of the server.")
     engine: str = setting("vllm", "Row of the engine table.")
     window_seconds: int = setting(60, "Seconds over which rates are formed.", low=1, high=3600)
@@ -248,7 +249,9 @@ class PoolSettings:
     replica: ReplicaSettings = setting(factory=ReplicaSettings, doc="Prior of one replica.")
     startup: StartupSettings = setting(factory=StartupSettings, doc="Prior of a start-up.")
     target: TargetSettings | None = setting(None, "What is scaled, for the hosts that scale it.")
-    source: SourceSettings | None = setting(None, "Where Observations come from, for the hosts that fetch them.")
+    source: PrometheusSettings | SourceSettings | None = setting(
+        None, "Where Observations come from, for the hosts that fetch them."
+    )
     preload: PreloadSettings = setting(factory=PreloadSettings, doc="Who brings weights nearer ahead of need.")
     interval_seconds: int = setting(10, "Seconds from one decision to the next.", low=1, high=3600)
     keep_seconds: int | None = setting(
