@@ -1,0 +1,319 @@
+"""Readings of a pool's replicas at two instants, and what its door and its GPUs say, into one Observation.
+
+Pure, and the same for replicas that we scrape and for those that a store of metrics scraped.  Counts are changes of
+counters, replica by replica: a replica without an earlier reading gives gauges and no counts, one that restarted gives all
+that it counted since, one that was silent meanwhile gives its share of the window, one that vanished gives nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from autoscaler.settings import Slo
+from autoscaler.types import Demand, Histogram, Latency, Load, Observation, Replicas
+from metrics_adapter.door import DoorCounts
+from metrics_adapter.engines import CONCEPTS
+from metrics_adapter.gpu import GpuState
+from metrics_adapter.reading import Buckets, Reading, merged, per_bucket
+
+# An engine that holds requests makes steps; with no counter moved for so long it is stuck, or paused.
+FROZEN_AFTER_SECONDS = 5.0
+# A replica whose last reading is older than so many windows was silent: its counts are spread over the time they took.
+LONGEST_WINDOWS = 1.5
+# Start instants that differ by less are the same: some are rounded.
+SAME_START_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one replica did between two readings: `now`, changes of counters and histograms, and whether it can be believed.
+
+    `frozen`: it holds requests, and nothing of it moved.  `asleep`: it says so.  `share`: what part of the time since its
+    last reading the window is.
+    """
+
+    now: Reading
+    counts: Mapping[str, float]
+    histograms: Mapping[str, Buckets]
+    known: bool
+    frozen: bool = False
+    asleep: bool = False
+    share: float = 1.0
+
+    @property
+    def reports(self) -> bool:
+        """True where its gauges hold now."""
+        return not self.frozen and not self.asleep
+
+
+def change_of(then: Reading | None, now: Reading, window_seconds: float) -> Change:
+    """What a replica did between two readings of it; `then` None: it is new."""
+    asleep = now.values.get("awake", 1.0) == 0.0
+    if then is None:
+        return Change(now=now, counts={}, histograms={}, known=False, asleep=asleep)
+    gap = now.at_seconds - then.at_seconds
+    share = min(1.0, window_seconds / gap) if gap > LONGEST_WINDOWS * window_seconds else 1.0
+    if _restarted(then, now):
+        counts = {k: v for k, v in now.values.items() if CONCEPTS[k][0] == "counter"}
+        counts |= {"waiting": now.values.get("waiting", 0.0), "running": now.values.get("running", 0.0)}
+        return Change(now=now, counts=counts, histograms=now.histograms, known=True, asleep=asleep, share=share)
+    counts = {
+        k: v - then.values[k]
+        for k, v in now.values.items()
+        if k in then.values and (CONCEPTS[k][0] == "counter" or k in ("waiting", "running"))
+    }
+    counts = {k: v for k, v in counts.items() if v >= 0.0 or k in ("waiting", "running")}
+    histograms = {}
+    for concept, buckets in now.histograms.items():
+        change = _difference(buckets, then.histograms.get(concept))
+        if change is not None:
+            histograms[concept] = change
+    frozen = gap >= FROZEN_AFTER_SECONDS and not asleep and _frozen(then, now)
+    return Change(now=now, counts=counts, histograms=histograms, known=True, frozen=frozen, asleep=asleep, share=share)
+
+
+def _restarted(then: Reading, now: Reading) -> bool:
+    """True for another process.  Its start tells; without it, a counter that fell."""
+    before, after = then.values.get("started_at_seconds"), now.values.get("started_at_seconds")
+    if before is not None and after is not None:
+        return after > before + SAME_START_SECONDS
+    fell = any(CONCEPTS[k][0] == "counter" and v < then.values.get(k, 0.0) for k, v in now.values.items())
+    return fell or any(k in then.histograms and b.total < then.histograms[k].total for k, b in now.histograms.items())
+
+
+def _difference(now: Buckets, then: Buckets | None) -> Buckets | None:
+    """Samples between two readings; None where a bucket fell, or the buckets are others."""
+    if then is None or then.upper_bounds != now.upper_bounds:
+        return None
+    counts = tuple(b - a for a, b in zip(then.counts, now.counts, strict=True))
+    if any(b < a for a, b in zip((0.0, *counts), counts, strict=False)):
+        return None
+    total = None if now.sum is None or then.sum is None else max(0.0, now.sum - then.sum)
+    return Buckets(now.upper_bounds, counts, total)
+
+
+def _frozen(then: Reading, now: Reading) -> bool:
+    held = now.values.get("running", 0.0) + now.values.get("waiting", 0.0)
+    return held > 0.0 and dict(then.values) == dict(now.values) and dict(then.histograms) == dict(now.histograms)
+
+
+def assemble(
+    pool: str,
+    before: Mapping[str, Reading],
+    after: Mapping[str, Reading],
+    *,
+    at_seconds: int,
+    window_seconds: int,
+    replicas: Replicas,
+    slo: Slo | None = None,
+    door: DoorCounts | None = None,
+    gpus: Mapping[str, GpuState] | None = None,
+    spare_replicas: int | None = None,
+) -> Observation:
+    """The Observation of `pool` out of readings by replica at the window's two ends.
+
+    `after` holds the replicas that answered now, `before` the last readings of the same names.  `door`: what passed the door
+    within the window (`DoorCounts.since`).  `gpus` by the same names: a replica with a broken one counts as unhealthy.
+    """
+    broken = {name for name, gpu in (gpus or {}).items() if gpu.unhealthy}
+    if broken:
+        count = min(replicas.ready, len(broken))
+        replicas = replace(replicas, ready=replicas.ready - count, unhealthy=replicas.unhealthy + count)
+    changes = {n: change_of(before.get(n), now, window_seconds) for n, now in sorted(after.items())}
+    reporting = [c for n, c in changes.items() if c.reports and n not in broken]
+    known = [c for c in changes.values() if c.known]
+    counted = _demand(known, reporting) if known else None
+    return Observation(
+        pool=pool,
+        at_seconds=at_seconds,
+        window_seconds=window_seconds,
+        replicas=replicas,
+        demand=_at_the_door(counted, door),
+        load=_load(reporting, known, replicas, door, gpus),
+        latency=_latency(known, slo) if known else None,
+        spare_replicas=spare_replicas,
+    )
+
+
+def _sum(changes: Iterable[Change], concept: str) -> float | None:
+    """Changes of a counter over the replicas that have it, each by its share of the window; None where none has it."""
+    found = [c.counts[concept] * c.share for c in changes if concept in c.counts]
+    return math.fsum(found) if found else None
+
+
+def _gauge(changes: Iterable[Change], concept: str) -> list[float]:
+    return [c.now.values[concept] for c in changes if concept in c.now.values]
+
+
+def _histogram(changes: Iterable[Change], concept: str) -> Histogram | None:
+    return histogram_of(merged(_shared(c.histograms[concept], c.share) for c in changes if concept in c.histograms))
+
+
+def _shared(buckets: Buckets, share: float) -> Buckets:
+    if share == 1.0:
+        return buckets
+    total = None if buckets.sum is None else buckets.sum * share
+    return Buckets(buckets.upper_bounds, tuple(c * share for c in buckets.counts), total)
+
+
+def histogram_of(buckets: Buckets | None) -> Histogram | None:
+    """Counts per bucket, as Observations have them."""
+    if buckets is None:
+        return None
+    return Histogram(upper_bounds=buckets.upper_bounds, counts=per_bucket(buckets.counts), sum=buckets.sum)
+
+
+def _arrivals(change: Change) -> float | None:
+    """Requests that arrived at one replica: counted on arrival, or what came out or is held now and was not held before.
+
+    First tokens and the growth of the queue, as clients that hang up in mid-answer are in no count of finished requests; or
+    else the ends and the growth of all that is held.  Never the ends alone: those are capped by the capacity there is.
+    """
+    counts = change.counts
+    if "arrivals" in counts:
+        return counts["arrivals"]
+    out = counts.get("first_tokens")
+    if "ttft" in change.histograms:
+        out = change.histograms["ttft"].total
+    if out is not None and "waiting" in counts:
+        return max(0.0, out + counts["waiting"] + counts.get("rejected", 0.0))
+    if "finished" in counts and "running" in counts:
+        held = counts["running"] + counts.get("waiting", 0.0)
+        return max(0.0, counts["finished"] + counts.get("failed", 0.0) + held + counts.get("rejected", 0.0))
+    return None
+
+
+def _prefilled(change: Change) -> float | None:
+    """Requests whose prompt tokens were counted."""
+    if "ttft" in change.histograms:
+        return change.histograms["ttft"].total
+    return change.counts.get("first_tokens", change.counts.get("arrivals"))
+
+
+def _demand(known: list[Change], reporting: list[Change]) -> Demand | None:
+    arrived = [a * c.share for c in known if (a := _arrivals(c)) is not None]
+    requests = math.fsum(arrived) if arrived else None
+    prefilled = math.fsum(p * c.share for c in known if (p := _prefilled(c)) is not None)
+    scale = _times(requests, prefilled)
+    lengths = _histogram(known, "prompt_length")
+    return Demand(
+        requests=requests,
+        prompt_tokens=scale(_sum(known, "prompt_tokens")),
+        cached_prompt_tokens=scale(_sum(known, "cached_prompt_tokens")),
+        output_tokens=_sum(known, "output_tokens"),
+        finished_requests=_sum(known, "finished"),
+        rejected_requests=_sum(known, "rejected"),
+        failed_requests=_sum(known, "failed"),
+        prompt_lengths=lengths,
+        output_lengths=_histogram(known, "output_length"),
+    )
+
+
+def _times(requests: float | None, prefilled: float) -> Callable[[float | None], float | None]:
+    """Tokens of the requests that arrived, out of tokens of those whose prefill ended: the same tokens per request.
+
+    With none prefilled their length is not known; with none arrived there are none.
+    """
+
+    def scaled(tokens: float | None) -> float | None:
+        if tokens is None or requests is None:
+            return tokens
+        if prefilled > 0.0:
+            return tokens * requests / prefilled
+        return 0.0 if requests == 0.0 else None
+
+    return scaled
+
+
+def _at_the_door(counted: Demand | None, door: DoorCounts | None) -> Demand | None:
+    """Engines' counts under those of a door, which sees what engines cannot."""
+    if door is None:
+        return counted
+    base = counted or Demand()
+    ratio = None if not base.requests else door.requests / base.requests
+
+    def at_door(tokens: float | None) -> float | None:
+        if door.requests == 0.0:
+            return 0.0
+        return None if tokens is None or ratio is None else tokens * ratio
+
+    cached = at_door(base.cached_prompt_tokens)
+    prompt = door.prompt_tokens if door.prompt_tokens is not None else at_door(base.prompt_tokens)
+    return replace(
+        base,
+        requests=door.requests,
+        prompt_tokens=prompt,
+        cached_prompt_tokens=cached if cached is None or prompt is None else min(cached, prompt),
+        finished_requests=base.finished_requests if base.finished_requests is not None else door.finished,
+        rejected_requests=door.rejected if door.rejected is not None else base.rejected_requests,
+        failed_requests=door.failed if door.failed is not None else base.failed_requests,
+        arrival_gap_cv=door.arrival_gap_cv,
+    )
+
+
+def _load(
+    reporting: list[Change],
+    known: list[Change],
+    replicas: Replicas,
+    door: DoorCounts | None,
+    gpus: Mapping[str, GpuState] | None,
+) -> Load | None:
+    held = door.waiting if door is not None else None
+    if not reporting:
+        if replicas.ready > 0:
+            return Load(replicas_reporting=0)
+        return None if held is None else Load(waiting_requests=held, replicas_reporting=0)
+    running, waiting = _gauge(reporting, "running"), _gauge(reporting, "waiting")
+    tokens, usage = _gauge(reporting, "waiting_prompt_tokens"), _gauge(reporting, "kv_usage")
+    busy = [g.utilization_fraction for g in (gpus or {}).values() if g.utilization_fraction is not None]
+    steps = _histogram(known, "step_tokens")
+    waits = [*waiting, held] if held is not None else waiting
+    return Load(
+        running_requests=math.fsum(running) if running else None,
+        waiting_requests=math.fsum(waits) if waits else None,
+        waiting_prompt_tokens=math.fsum(tokens) if len(tokens) == len(reporting) else None,
+        kv_cache_fraction=min(1.0, math.fsum(usage) / len(usage)) if usage else None,
+        gpu_utilization_fraction=math.fsum(busy) / len(busy) if busy else None,
+        engine_steps=steps.total if steps is not None else _sum(known, "engine_steps"),
+        preemptions=_sum(known, "preemptions"),
+        replicas_reporting=min(len(reporting), replicas.ready),
+        step_tokens=steps,
+    )
+
+
+def _latency(known: list[Change], slo: Slo | None) -> Latency | None:
+    ttft, tpot = _histogram(known, "ttft"), _histogram(known, "tpot")
+    gaps = _histogram(known, "itl")
+    served = _sum(known, "finished")
+    e2e = _histogram(known, "e2e")
+    if ttft is None and tpot is None and gaps is None and e2e is None and served is None:
+        return None
+    return Latency(
+        ttft=ttft,
+        itl=tpot if tpot is not None else gaps,
+        e2e=e2e,
+        served_requests=served,
+        violated_requests=None if slo is None else _violated(slo, ttft, tpot, gaps, served),
+    )
+
+
+def _violated(
+    slo: Slo, ttft: Histogram | None, tpot: Histogram | None, gaps: Histogram | None, served: float | None
+) -> tuple[float, float] | None:
+    """[lower, upper] number of requests outside the SLO; None where TTFT or the pace is not known at all.
+
+    Marginal histograms do not say whether the late requests are the slow ones.  Where an engine has each gap between tokens
+    alone, a slow request has at least one gap over the limit, and no more can be said.
+    """
+    if ttft is None:
+        return None
+    late = ttft.above(slo.ttft_seconds)
+    if tpot is not None:
+        slow = tpot.above(slo.itl_seconds)
+    elif gaps is not None and served is not None:
+        slow = (0.0, min(gaps.above(slo.itl_seconds)[1], max(served, ttft.total)))
+    else:
+        return None
+    return max(late[0], slow[0]), late[1] + slow[1]
