@@ -54,7 +54,12 @@ class PrometheusSettings:
 
     kind: Literal["prometheus"] = "prometheus"
     url: str = setting(doc="Base URL of the server, such as http://prometheus:9090; the query API is below it.")
-    engine: str = setting("vllm", "Row of the engine table; none where `queries` give everything.")
+    engine: str | dict[str, object] = setting(
+        "vllm",
+        "Table of the engine's series: the name of a shipped one, or {file: PATH} with a table of yours; none where"
+        " `queries` give everything.",
+    )
+    model: str | None = setting(None, "Only series of this model, where one server has several; None takes all.")
     selector: str = setting(
         "",
         'Label matchers that select the replicas\' series, such as namespace="llm", pod=~"chat-.*";'

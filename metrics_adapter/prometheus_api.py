@@ -12,6 +12,7 @@ import math
 import random
 import ssl
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,12 @@ class PrometheusApi:
         left = deadline - time.monotonic()
         if left <= 0:
             raise SourceUnavailable(f"{self._base}: no answer within {self.settings.timeout_seconds:g} s")
-        headers = {"Accept": "application/json", **self.settings.headers, **credentials(self.settings.auth)}
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+            **self.settings.headers,
+            **credentials(self.settings.auth),
+        }
         url = f"{self._base}/api/v1/{path}"
         form = {**form, "timeout": f"{left:.3f}"}
         try:
@@ -177,24 +183,30 @@ class PrometheusApi:
             raise SourceUnavailable(f"{self._base}: no answer within {self.settings.timeout_seconds:g} s") from None
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise SourceUnavailable(f"{self._base}: TLS failed: {_short(error)}") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
             raise _Again(f"no whole answer: {_short(error)}") from None
 
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=16, ssl=self._tls)
         # Cookies of a server must not join questions; trust_env would take a proxy's password from the environment.
-        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        )
         return self._session
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        """The decompressed body, refused as soon as it is over the limit."""
+        """The body, decompressed here and not by the library: it is refused as soon as what comes out is over the limit."""
         most = self.settings.max_answer_bytes
+        unpack = zlib.decompressobj(31) if response.headers.get("Content-Encoding") == "gzip" else None
         chunks, size = [], 0
         async for chunk in response.content.iter_chunked(1 << 16):
-            size += len(chunk)
+            part = chunk if unpack is None else unpack.decompress(chunk, most - size + 1)
+            size += len(part)
             if size > most:
                 raise AnswerTooLarge(f"{self._base}: the answer is larger than {most} bytes (max_answer_bytes)")
-            chunks.append(chunk)
+            chunks.append(part)
+        if unpack is not None and not unpack.eof:
+            raise ValueError("the compressed answer is cut short")
         return b"".join(chunks)
 
     def _judged(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
