@@ -6,11 +6,13 @@ The defaults are the product: a pool that states nothing but its SLO must alread
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from autoscaler import cron
 from autoscaler.errors import ConfigError
 from autoscaler.schema import setting
+from autoscaler.scrape_settings import ScrapeSettings
 from autoscaler.signals import SIGNALS
 from autoscaler.source_settings import PrometheusSettings
 
@@ -214,21 +216,50 @@ class TargetSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceSettings:
-    """Where Observations come from.  Read by the hosts that fetch them; an embedded pool is handed its own."""
-
-    kind: Literal["scrape"] = "scrape"
-    url: str = setting(doc="Base URL of the server.")
-    engine: str = setting("vllm", "Row of the engine table.")
-    window_seconds: int = setting(60, "Seconds over which rates are formed.", low=1, high=3600)
-    stale_after_seconds: int = setting(45, "Older samples count as missing.", low=1, high=86400)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PreloadSettings:
     """Who brings weights nearer ahead of need."""
 
     kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventSettings:
+    """Something known ahead that changes the work: a launch, a holiday, a sale."""
+
+    name: str = setting(doc="Name of the event.")
+    start: str = setting(
+        doc="When it begins: a cron expression (minute hour day month weekday), or once: an RFC 3339 instant."
+    )
+    end: str = setting(doc="When it ends, in the same form as `start`.")
+    time_zone: str = setting("UTC", "IANA time zone of cron expressions; an instant has its own offset.")
+    factor: float = setting(
+        doc="Work during it over the work without it: 3.0 is three times as much, 0.3 a quiet holiday.",
+        above=0,
+        high=100,
+    )
+
+    def __post_init__(self) -> None:
+        if not self.once:
+            cron.check(self)
+            return
+        instants = [_instant(self.start, "start"), _instant(self.end, "end")]
+        if instants[1] <= instants[0]:
+            raise ConfigError("end", f"{self.end!r} must be after start {self.start!r}")
+
+    @property
+    def once(self) -> bool:
+        """Whether it is given by two instants, not by cron expressions."""
+        return "T" in self.start and len(self.start.split()) == 1
+
+
+def _instant(text: str, field: str) -> float:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise ConfigError(field, f"{text!r} must be an instant with an offset, such as 2027-03-01T09:00:00+01:00")
+    return at.timestamp()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +280,7 @@ class PoolSettings:
     replica: ReplicaSettings = setting(factory=ReplicaSettings, doc="Prior of one replica.")
     startup: StartupSettings = setting(factory=StartupSettings, doc="Prior of a start-up.")
     target: TargetSettings | None = setting(None, "What is scaled, for the hosts that scale it.")
-    source: PrometheusSettings | SourceSettings | None = setting(
+    source: PrometheusSettings | ScrapeSettings | None = setting(
         None, "Where Observations come from, for the hosts that fetch them."
     )
     preload: PreloadSettings = setting(factory=PreloadSettings, doc="Who brings weights nearer ahead of need.")
@@ -260,6 +291,9 @@ class PoolSettings:
         " 0 is off.",
         low=0,
         high=86400,
+    )
+    events: tuple[EventSettings, ...] = setting(
+        (), "Events known ahead (launches, holidays): forecasts of their time are multiplied by their factor."
     )
     expects: tuple[Literal["demand", "load", "latency"], ...] = setting(
         (),

@@ -8,7 +8,7 @@ that it counted since, one that was silent meanwhile gives its share of the wind
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from autoscaler.settings import Slo
@@ -110,12 +110,14 @@ def assemble(
     slo: Slo | None = None,
     door: DoorCounts | None = None,
     gpus: Mapping[str, GpuState] | None = None,
+    unready: Collection[str] = (),
     spare_replicas: int | None = None,
 ) -> Observation:
     """The Observation of `pool` out of readings by replica at the window's two ends.
 
     `after` holds the replicas that answered now, `before` the last readings of the same names.  `door`: what passed the door
     within the window (`DoorCounts.since`).  `gpus` by the same names: a replica with a broken one counts as unhealthy.
+    `unready`: replicas that answer but get no requests (starting, draining); what they hold counts, their report does not.
     """
     broken = {name for name, gpu in (gpus or {}).items() if gpu.unhealthy}
     if broken:
@@ -124,14 +126,15 @@ def assemble(
     changes = {n: change_of(before.get(n), now, window_seconds) for n, now in sorted(after.items())}
     reporting = [c for n, c in changes.items() if c.reports and n not in broken]
     known = [c for c in changes.values() if c.known]
-    counted = _demand(known, reporting) if known else None
+    reports = sum(c.reports for n, c in changes.items() if n not in broken and n not in unready)
+    counted = _demand(known) if known else None
     return Observation(
         pool=pool,
         at_seconds=at_seconds,
         window_seconds=window_seconds,
         replicas=replicas,
         demand=_at_the_door(counted, door),
-        load=_load(reporting, known, replicas, door, gpus),
+        load=_load(reporting, known, replicas, door, gpus, reports),
         latency=_latency(known, slo) if known else None,
         spare_replicas=spare_replicas,
     )
@@ -174,9 +177,7 @@ def _arrivals(change: Change) -> float | None:
     counts = change.counts
     if "arrivals" in counts:
         return counts["arrivals"]
-    out = counts.get("first_tokens")
-    if "ttft" in change.histograms:
-        out = change.histograms["ttft"].total
+    out = _first_tokens(change)
     if out is not None and "waiting" in counts:
         return max(0.0, out + counts["waiting"] + counts.get("rejected", 0.0))
     if "finished" in counts and "running" in counts:
@@ -185,46 +186,50 @@ def _arrivals(change: Change) -> float | None:
     return None
 
 
-def _prefilled(change: Change) -> float | None:
-    """Requests whose prompt tokens were counted."""
-    if "ttft" in change.histograms:
+def _first_tokens(change: Change) -> float | None:
+    """Requests whose first token came out; None where the engine tells of first tokens only at a request's end."""
+    if "ttft" in change.histograms and "ttft" not in change.now.at_finish:
         return change.histograms["ttft"].total
-    return change.counts.get("first_tokens", change.counts.get("arrivals"))
+    return change.counts.get("first_tokens")
 
 
-def _demand(known: list[Change], reporting: list[Change]) -> Demand | None:
+def _told(change: Change, tokens: str) -> float | None:
+    """Requests whose prompt tokens were counted in `tokens`."""
+    if tokens in change.now.at_finish:
+        ended = change.counts.get("finished")
+        return None if ended is None else ended + change.counts.get("failed", 0.0)
+    first = _first_tokens(change)
+    return first if first is not None else change.counts.get("arrivals")
+
+
+def _demand(known: list[Change]) -> Demand | None:
     arrived = [a * c.share for c in known if (a := _arrivals(c)) is not None]
     requests = math.fsum(arrived) if arrived else None
-    prefilled = math.fsum(p * c.share for c in known if (p := _prefilled(c)) is not None)
-    scale = _times(requests, prefilled)
-    lengths = _histogram(known, "prompt_length")
     return Demand(
         requests=requests,
-        prompt_tokens=scale(_sum(known, "prompt_tokens")),
-        cached_prompt_tokens=scale(_sum(known, "cached_prompt_tokens")),
+        prompt_tokens=_arrived_tokens(known, "prompt_tokens", requests),
+        cached_prompt_tokens=_arrived_tokens(known, "cached_prompt_tokens", requests),
         output_tokens=_sum(known, "output_tokens"),
         finished_requests=_sum(known, "finished"),
         rejected_requests=_sum(known, "rejected"),
         failed_requests=_sum(known, "failed"),
-        prompt_lengths=lengths,
+        prompt_lengths=_histogram(known, "prompt_length"),
         output_lengths=_histogram(known, "output_length"),
     )
 
 
-def _times(requests: float | None, prefilled: float) -> Callable[[float | None], float | None]:
-    """Tokens of the requests that arrived, out of tokens of those whose prefill ended: the same tokens per request.
+def _arrived_tokens(known: list[Change], concept: str, requests: float | None) -> float | None:
+    """Prompt tokens of the requests that arrived, out of those that were counted later: the same tokens per request.
 
-    With none prefilled their length is not known; with none arrived there are none.
+    With none counted the length is not known; with none arrived there are no tokens.
     """
-
-    def scaled(tokens: float | None) -> float | None:
-        if tokens is None or requests is None:
-            return tokens
-        if prefilled > 0.0:
-            return tokens * requests / prefilled
-        return 0.0 if requests == 0.0 else None
-
-    return scaled
+    tokens = _sum(known, concept)
+    if tokens is None or requests is None:
+        return tokens
+    told = math.fsum(t * c.share for c in known if concept in c.counts and (t := _told(c, concept)) is not None)
+    if told > 0.0:
+        return tokens * requests / told
+    return 0.0 if requests == 0.0 else None
 
 
 def _at_the_door(counted: Demand | None, door: DoorCounts | None) -> Demand | None:
@@ -259,6 +264,7 @@ def _load(
     replicas: Replicas,
     door: DoorCounts | None,
     gpus: Mapping[str, GpuState] | None,
+    reports: int,
 ) -> Load | None:
     held = door.waiting if door is not None else None
     if not reporting:
@@ -278,7 +284,7 @@ def _load(
         gpu_utilization_fraction=math.fsum(busy) / len(busy) if busy else None,
         engine_steps=steps.total if steps is not None else _sum(known, "engine_steps"),
         preemptions=_sum(known, "preemptions"),
-        replicas_reporting=min(len(reporting), replicas.ready),
+        replicas_reporting=min(reports, replicas.ready),
         step_tokens=steps,
     )
 

@@ -34,7 +34,7 @@ CONCEPTS: dict[str, tuple[Kind, str]] = {
     "started_at_seconds": ("gauge", "start of the process, in Unix seconds"),
     "arrivals": ("counter", "requests counted on arrival"),
     "first_tokens": ("counter", "requests whose first token came out, where no ttft histogram counts them"),
-    "prompt_tokens": ("counter", "prompt tokens of requests whose prefill ended, cached ones included"),
+    "prompt_tokens": ("counter", "prompt tokens of requests, cached ones included, counted with the first token"),
     "cached_prompt_tokens": ("counter", "prompt tokens that were found in a cache"),
     "output_tokens": ("counter", "output tokens made"),
     "finished": ("counter", "requests answered to the end"),
@@ -76,6 +76,9 @@ class Row:
     )
     scale: float = setting(1.0, "Factor to the concept's unit: 0.001 for milliseconds.", above=0)
     label: str | None = setting(None, "Label whose number is taken instead of the value, as info series have it.")
+    at_finish: bool = setting(
+        False, "True: this engine counts it when a request ends. For ttft, prompt_tokens and cached_prompt_tokens."
+    )
     required: bool = setting(False, "True: a replica whose page lacks it does not count as reporting.")
 
     def __post_init__(self) -> None:
@@ -107,6 +110,11 @@ class Engine:
                 raise ConfigError(
                     f"rows.{concept}.merge", f"{row.merge!r} must be sum: only gauges are merged otherwise"
                 )
+
+    @property
+    def at_finish(self) -> frozenset[str]:
+        """Concepts that are counted when a request ends."""
+        return frozenset(concept for concept, row in self.rows.items() if row.at_finish)
 
     def sample_names(self) -> frozenset[str]:
         """Every sample name that the table reads, histograms with their endings."""

@@ -39,11 +39,15 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Values by concept (see `engines.CONCEPTS`), cumulative where the concept is; a concept that is not there is unknown."""
+    """Values by concept (see `engines.CONCEPTS`), cumulative where the concept is; a concept that is not there is unknown.
+
+    `at_finish`: concepts that this engine counts when a request ends, and not when its first token comes out.
+    """
 
     at_seconds: float
     values: Mapping[str, float]
     histograms: Mapping[str, Buckets] = field(default_factory=dict)
+    at_finish: frozenset[str] = frozenset()
 
     def missing(self, engine: Engine, where: str) -> MetricMissing | None:
         """The error that names the first series that a replica of `engine` must have and this one has not."""
@@ -158,7 +162,7 @@ class _Plan:
                     value = min(1.0, value) if value <= 1.0 + ROUNDING else None
                 if value is not None:
                     plain[concept] = value
-        return Reading(at_seconds=at_seconds, values=plain, histograms=histograms)
+        return Reading(at_seconds=at_seconds, values=plain, histograms=histograms, at_finish=self._engine.at_finish)
 
 
 def _place(term: _Term, part: str, place: int, labels: Mapping[str, str], row: Row) -> None:

@@ -1,0 +1,219 @@
+"""The scrape source: asks every replica of a pool for its page, and makes one Observation of what they say.
+
+A replica that is slow, refuses, redirects or says something else than metrics is silent this time, with a sentence in
+`problems`; it never makes a number.  Counts are changes since a replica's last reading, so none is lost or told twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import aiohttp
+
+from autoscaler.errors import ConfigError, MetricMissing, SourceError
+from autoscaler.scrape_settings import ScrapeSettings
+from autoscaler.settings import Slo
+from autoscaler.types import Observation, Replicas
+from metrics_adapter.assembly import assemble
+from metrics_adapter.discovery import Discovery, Endpoint, discovery_of
+from metrics_adapter.door import DoorCounts
+from metrics_adapter.engines import Engine, load_engine
+from metrics_adapter.gpu import GpuState
+from metrics_adapter.prometheus_api import credentials
+from metrics_adapter.reading import EngineReader, Reading
+from metrics_adapter.text import PageError
+
+ACCEPTED = ("text/plain", "application/openmetrics-text")
+# Pages are not asked for compressed: within a cluster the engine's processor is dearer than the wire.
+HEADERS = {"Accept": "text/plain;version=0.0.4;q=1,text/plain;q=0.5", "Accept-Encoding": "identity"}
+
+
+class ScrapeSource:
+    """Observations of one pool out of its replicas' pages.  Use it as an async context manager, or `close` it.
+
+    `door` gives what passed the pool's door since it was made, `gpus` the state of replicas' GPUs by replica; both are asked
+    at each look.  `problems`: why a replica was silent the last time, by replica.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        settings: ScrapeSettings,
+        *,
+        slo: Slo | None = None,
+        interval_seconds: int = 10,
+        discovery: Discovery | None = None,
+        door: Callable[[], DoorCounts | None] | None = None,
+        gpus: Callable[[], Mapping[str, GpuState]] | None = None,
+    ) -> None:
+        self.pool, self.settings, self._slo, self._interval = pool, settings, slo, interval_seconds
+        self.engine: Engine = load_engine(settings.engine)
+        self._reader = EngineReader(self.engine, settings.model)
+        self._discovery = discovery or discovery_of(settings)
+        self._door, self._gpus = door, gpus
+        self._session: aiohttp.ClientSession | None = None
+        self._last: dict[str, Reading] = {}
+        self._last_door: DoorCounts | None = None
+        self._last_at: int | None = None
+        self.problems: dict[str, str] = {}
+        self.readings: Mapping[str, Reading] = {}
+
+    async def __aenter__(self) -> ScrapeSource:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        await self._discovery.close()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def backfill(self, since_seconds: int, until_seconds: int) -> Sequence[Observation]:
+        """Empty: replicas do not keep their past."""
+        return ()
+
+    async def observe(self, at_seconds: int, replicas: Replicas) -> Observation:
+        """The pool now.  Raises SourceUnavailable where nobody says which replicas there are, and MetricMissing where all that
+        answer lack a series: then the engine is another one."""
+        endpoints = await self._discovery.endpoints()
+        window = self._interval if self._last_at is None else max(1, at_seconds - self._last_at)
+        self.problems = {}
+        missing: list[MetricMissing] = []
+        after = await self._read_all(endpoints, at_seconds, missing)
+        self.readings = after
+        observation = assemble(
+            self.pool,
+            self._last,
+            after,
+            at_seconds=at_seconds,
+            window_seconds=window,
+            replicas=replicas,
+            slo=self._slo,
+            door=self._since_door(),
+            gpus=None if self._gpus is None else self._gpus(),
+            unready=frozenset(e.name for e in endpoints if e.ready is False),
+        )
+        oldest = at_seconds - self.settings.forget_after_seconds
+        self._last = {n: r for n, r in {**self._last, **after}.items() if r.at_seconds >= oldest}
+        self._last_at = at_seconds
+        if missing and not after:
+            raise missing[0]
+        return observation
+
+    def _since_door(self) -> DoorCounts | None:
+        counts = None if self._door is None else self._door()
+        if counts is None:
+            return None
+        # What passed before the first look belongs to no window.
+        since = None if self._last_door is None else counts.since(self._last_door)
+        self._last_door = counts
+        return since
+
+    async def _read_all(
+        self, endpoints: Sequence[Endpoint], at_seconds: int, missing: list[MetricMissing]
+    ) -> dict[str, Reading]:
+        start = time.monotonic()
+        turns = asyncio.Semaphore(self.settings.concurrency)
+        headers = {**HEADERS, **credentials(self.settings.auth)}
+
+        async def one(endpoint: Endpoint) -> Reading | None:
+            await asyncio.sleep(self.settings.spread_seconds * place(endpoint.name))
+            async with turns:
+                try:
+                    page = await self._page(endpoint.url, headers)
+                    reading = self._reader.read(page, at_seconds + time.monotonic() - start)
+                except SourceError as error:
+                    self.problems[endpoint.name] = str(error)
+                    return None
+            lacks = reading.missing(self.engine, endpoint.name)
+            if lacks is not None:
+                self.problems[endpoint.name] = str(lacks)
+                missing.append(lacks)
+                return None
+            return reading
+
+        found = await asyncio.gather(*(one(endpoint) for endpoint in endpoints))
+        return {e.name: r for e, r in zip(endpoints, found, strict=True) if r is not None}
+
+    async def _page(self, url: str, headers: Mapping[str, str]) -> bytes:
+        """The whole page.  Raises SourceError with a sentence, whatever the replica does."""
+        session = self._session or self._open()
+        try:
+            async with (
+                asyncio.timeout(self.settings.timeout_seconds),
+                session.get(url, headers=headers, allow_redirects=False) as response,
+            ):
+                _check(response)
+                return await _body(response, self.settings.max_page_bytes)
+        except TimeoutError:
+            raise SourceError(f"no whole page within {self.settings.timeout_seconds:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise SourceError(f"no whole page: {text[:200]}") from None
+
+    def _open(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=self.settings.concurrency, ssl=_tls(self.settings))
+        self._session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        )
+        return self._session
+
+
+def place(name: str) -> float:
+    """A replica's own place in [0, 1), always the same, so that its readings stay equally far apart."""
+    return zlib.crc32(name.encode()) / 2.0**32
+
+
+def _check(response: aiohttp.ClientResponse) -> None:
+    if 300 <= response.status < 400:
+        raise SourceError(f"HTTP {response.status}: a redirect is not followed")
+    if response.status != 200:
+        raise SourceError(f"HTTP {response.status}")
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if kind and kind not in ACCEPTED:
+        raise PageError(f"the page is {kind[:60]!r}, and not {' or '.join(ACCEPTED)}")
+    if (
+        "Content-Length" not in response.headers
+        and "chunked" not in response.headers.get("Transfer-Encoding", "").lower()
+    ):
+        raise PageError("the page has neither a length nor chunks: one that is cut short would not be noticed")
+
+
+async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body, decompressed here and not by the library: its limit is on what comes out."""
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip", "x-gzip"):
+        raise PageError(f"the page is compressed by {coding[:40]!r}, which was not asked for")
+    unpack = None if coding == "identity" else zlib.decompressobj(31)
+    chunks, size = [], 0
+    async for chunk in response.content.iter_chunked(1 << 16):
+        part = chunk if unpack is None else unpack.decompress(chunk, most - size + 1)
+        size += len(part)
+        if size > most:
+            raise PageError(f"the page is larger than {most} bytes (max_page_bytes)")
+        chunks.append(part)
+    if unpack is not None and (not unpack.eof or unpack.unused_data):
+        raise PageError("the compressed page is cut short")
+    return b"".join(chunks)
+
+
+def _tls(settings: ScrapeSettings) -> ssl.SSLContext | bool:
+    auth = settings.auth
+    if auth.ca_file is None and auth.cert_file is None and not auth.insecure_skip_verify:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=auth.ca_file)
+        if auth.cert_file is not None:
+            context.load_cert_chain(auth.cert_file, auth.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("auth", f"the certificate files cannot be read: {error}") from None
+    if auth.insecure_skip_verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
