@@ -15,6 +15,8 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from autoscaler.errors import ConfigError
+from autoscaler.types import Replicas
+from metrics_adapter.assembly import assemble
 from metrics_adapter.door import App, Door, DoorCounts, DoorMiddleware, Receive, Send, prompt_size
 from metrics_adapter.door_pages import demand_of, exposition, read_door
 
@@ -366,6 +368,11 @@ def test_requests_at_an_empty_pool_are_counted_to_the_last_one(many: int) -> Non
     assert counts.in_flight == 0
     assert (counts.rejected or 0) + (counts.hung_up or 0) == many
     assert (counts.finished, counts.failed) == (0, 0)
+    observation = assemble(
+        "chat", {}, {}, at_seconds=10, window_seconds=10, replicas=Replicas(desired=0, ready=0), door=counts
+    )
+    assert observation.demand is not None
+    assert (observation.demand.requests, observation.demand.prompt_tokens) == (many, whole)
     # Whether a client that leaves while it is held is faster than its answer is a race; the others are not.
     assert (counts.rejected or 0) >= kinds.count("stays")
     assert (counts.hung_up or 0) >= kinds.count("half")
