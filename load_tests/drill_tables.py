@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 
 from autoscaler.errors import ConfigError
 from autoscaler.views import number
-from load_tests.drills import Group, drills
+from load_tests.drill_list import Group, drills
 
 _MISSED = "rules missed by "
 _SIGNS = {"<=": "≤", ">=": "≥"}

@@ -11,11 +11,12 @@ from small_world import ours, setup, theirs
 
 from autoscaler.embed import Pool
 from autoscaler.errors import ConfigError, ForecastError, TargetConflict
+from load_tests import drill_list, drill_tables, drills
 from load_tests import drill_rules as rules
-from load_tests import drill_tables, drills
 from load_tests.bench import BENCHES
 from load_tests.campaign import contestants_of
 from load_tests.drill_contestants import Broken, InLoop, Restarted, Watched, with_forecaster, with_scaled_forecast
+from load_tests.drill_list import Drill
 from load_tests.drill_rules import Belief, Trial
 from load_tests.drill_worlds import (
     AT_SECONDS,
@@ -28,7 +29,7 @@ from load_tests.drill_worlds import (
     carried_fraction,
     ramp_world,
 )
-from load_tests.drills import Drill, Hall
+from load_tests.drills import Hall
 from load_tests.faults import CapacityChange, Retries
 from load_tests.peers import AhpaSettings, DynamoSettings, HpaSettings, Kpa, KpaSettings, StaticSettings
 from load_tests.run import Event
@@ -188,11 +189,11 @@ def test_a_fight_is_an_answer_to_his_number_again_and_again(flat):
 
 
 def test_a_world_and_its_drill_share_the_traffic(hall):
-    drill = next(d for d in drills.drills() if d.name.startswith("start-up"))
+    drill = next(d for d in drill_list.drills() if d.name.startswith("start-up"))
     assert hall.prepared(drill.normal).setup.requests is hall.prepared(drill.faulty).setup.requests
     assert hall.prepared(drill.normal).setup.faults == ()
     assert len(hall.prepared(drill.faulty).setup.faults) == 1
-    crowd = next(d for d in drills.drills() if "max_replicas" in d.name)
+    crowd = next(d for d in drill_list.drills() if "max_replicas" in d.name)
     least, most = (hall.prepared(world).scenario.limits.max_replicas for world in (crowd.faulty, crowd.normal))
     assert (least, most) == (MOST, 40)
     carried = hall.prepared(crowd.faulty).need.requests_per_second
@@ -201,12 +202,12 @@ def test_a_world_and_its_drill_share_the_traffic(hall):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_drill_names_differ_and_every_line_of_the_protocol_has_one(quick):
-    names = [(drill.name, drill.normal is None) for drill in drills.drills(quick)]
+    names = [(drill.name, drill.normal is None) for drill in drill_list.drills(quick)]
     assert len(set(names)) == len(names) >= 22
-    assert all(drill.rules for drill in drills.drills(quick))
-    worlds = [drill.faulty.name for drill in drills.drills(quick)]
+    assert all(drill.rules for drill in drill_list.drills(quick))
+    worlds = [drill.faulty.name for drill in drill_list.drills(quick)]
     assert len(set(worlds)) == len(worlds)
-    kinds = {fault.kind for drill in drills.drills(quick) for fault in drill.faulty.faults}
+    kinds = {fault.kind for drill in drill_list.drills(quick) for fault in drill.faulty.faults}
     assert kinds == {
         "scrape_gap", "nan_scrape", "empty_answer", "silent_replicas", "stale_samples", "counter_reset", "engine_stuck",
         "startup_slower", "starts_fail", "start_hangs", "capacity", "new_version", "replica_failure", "zone_lost",
@@ -216,7 +217,7 @@ def test_drill_names_differ_and_every_line_of_the_protocol_has_one(quick):
 
 
 def test_the_full_drills_judge_a_day():
-    days = [d for d in drills.drills(False) if d.rules == (rules.day_holds,)]
+    days = [d for d in drill_list.drills(False) if d.rules == (rules.day_holds,)]
     assert len(days) == 4
     assert all(d.faulty.window.duration_seconds == AT_SECONDS + 86_400 for d in days)
 
@@ -225,7 +226,7 @@ def test_the_full_drills_judge_a_day():
     ("name", "figures"), [("scrape outage of 10 min", 2), ("a fifth of replicas die", 2), ("capacity -30 %", 1)]
 )
 def test_a_drill_yields_a_figure_per_rule_that_applies(hall, name, figures):
-    drill = next(d for d in drills.drills() if d.name == name)
+    drill = next(d for d in drill_list.drills() if d.name == name)
     found = list(hall.figures(drill, HpaSettings()))
     assert len(found) == figures
     assert {f.policy for f in found} == {"hpa running_and_waiting_requests"}
@@ -241,7 +242,7 @@ def test_a_changed_replica_carries_less_by_what_the_plant_says(hall):
 
 
 def test_no_quota_shows_in_the_run(hall):
-    drill = next(d for d in drills.drills() if d.name == "no quota for an hour")
+    drill = next(d for d in drill_list.drills() if d.name == "no quota for an hour")
     short = hall.run(drill.faulty, HpaSettings())
     rows = (short.timeline.at_seconds > AT_SECONDS + 300) & (short.timeline.at_seconds < AT_SECONDS + 3600)
     assert (np.diff(short.timeline.ready[rows]) <= 0).all()
@@ -362,7 +363,7 @@ def test_figures_compare_with_the_right_sign():
     assert made.passed
     assert not replace(made, value=1.1).passed
     assert replace(made, op=">=", value=1.1).passed
-    assert isinstance(drills.drills()[0], Drill)
+    assert isinstance(drill_list.drills()[0], Drill)
 
 
 def bench_row(name: str, value: float, op: str = "<=", goal: float = 1.0) -> dict[str, object]:
@@ -398,3 +399,21 @@ def test_the_tables_are_of_the_figures_in_the_file(tmp_path, capsys):
     assert drill_tables.main([str(tmp_path / "nowhere")]) == 2
     with pytest.raises(ConfigError):
         drill_tables.cells_of('{"rows": [{"name": "x"}]}')
+
+
+def test_rows_come_in_the_order_of_the_drills_and_count_what_each_policy_missed(monkeypatch):
+    def figures(policy, quick):
+        own = isinstance(policy, PoolPolicy)
+        name = "auto" if own else f"peer {policy.name or type(policy).__name__}"
+        made = drills.Figure(
+            group="starts", drill="first", policy=name, what="w", value=float(own), unit="", op="<=", goal=0.0
+        )
+        return [made, replace(made, drill="ours", value=0.0), made] if own else [made]
+
+    monkeypatch.setattr(drills, "figures_of", figures)
+    rows = list(drills.rows(quick=True))
+    drilled = [row.name.split(",")[0] for row in rows if not row.name.startswith("rules missed")]
+    assert drilled == ["first", "first", "first", "first", "ours"]
+    missed = {row.name: row.value for row in rows if row.name.startswith("rules missed")}
+    assert missed["rules missed by auto"] == 2
+    assert sum(missed.values()) == 2
