@@ -72,13 +72,11 @@ class Listed:
 
 
 def _endpoint(settings: ScrapeSettings, target: str) -> Endpoint:
-    parts = urlsplit(target if "//" in target else f"{settings.scheme}://{target}")
-    url = url_of(
-        parts.hostname or "",
-        parts.port or settings.port,
-        parts.scheme,
-        parts.path if parts.path != "" else settings.path,
-    )
+    """A URL means what URLs mean; host:port takes the rest from the settings."""
+    whole = "//" in target
+    parts = urlsplit(target if whole else f"{settings.scheme}://{target}")
+    port = parts.port or ({"http": 80, "https": 443}[parts.scheme] if whole else settings.port)
+    url = url_of(parts.hostname or "", port, parts.scheme, parts.path or settings.path)
     return Endpoint(name=target, url=f"{url}?{parts.query}" if parts.query else url)
 
 
