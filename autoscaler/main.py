@@ -37,6 +37,11 @@ EXTRAS = {
 # run(arguments) -> exit code, and imports nothing heavy before run.
 VERBS: tuple[tuple[str, str, str], ...] = (
     ("calibrate", "serving.calibrate_command", "Learn a replica's profile from a step log or recorded observations."),
+    (
+        "loadtest",
+        "load_tests.loadtest",
+        "Send a scenario's requests to a real server, open loop, and judge the answers.",
+    ),
 )
 
 
