@@ -44,6 +44,7 @@ from serving.startup import startup_prior
 SOLVE_SECONDS, EARLY_SECONDS = 300, 60
 LEAST_ROWS = 5.0  # windows before a law is told from them
 NEW_MIX, MIX_SIGMA = 0.1, 0.1  # change of log lengths that is another mix, and what it adds to the factor's deviation
+CV_SHARE = 0.3  # of a change of variations, which are estimates, against one of log means
 NEW_LAW = 0.02  # of the rate at the limit of the mean ITL, before another law is believed
 # How far windows may pull coefficients apart from the prior's shape, and how many the prior's scale is worth.
 KNOWN, GENERIC = (0.15, 5.0), (1.0, 0.5)
@@ -175,7 +176,7 @@ class LearnedCapacity:
         if not beliefs.mix:
             return replace(beliefs, mix=rounded)
         means = sum(abs(a - b) for a, b in zip(beliefs.mix[:2], rounded[:2], strict=True)) * math.log(MIX_STEP)
-        apart = means + CV_STEP * sum(abs(a - b) for a, b in zip(beliefs.mix[2:], rounded[2:], strict=True))
+        apart = means + CV_SHARE * CV_STEP * sum(abs(a - b) for a, b in zip(beliefs.mix[2:], rounded[2:], strict=True))
         if apart < NEW_MIX:
             return beliefs
         return replace(beliefs, mix=rounded, gain=gains.unsettled(beliefs.gain, MIX_SIGMA * apart))

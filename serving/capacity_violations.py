@@ -22,11 +22,12 @@ from serving.tails import late_shares
 SIGMA = 0.1  # of the factor's logarithm before anything was measured
 DRIFT_PER_HOUR = 0.02
 CLUMP = 10.0  # late requests that come together
-BACKGROUND = 0.03  # of what the SLO allows: late requests that no load explains
+BACKGROUND = 0.25  # of what the SLO allows: late requests that no steady load explains
 MOST_STEP = 0.03  # of the logarithm, in a window
 LEAST, MOST = math.log(0.5), math.log(1.6)
 SETTLE_SECONDS = 120  # after replicas came or went
-SMOOTH_SECONDS = 60.0
+SMOOTH_SECONDS, SLOW_SECONDS = 60.0, 300.0
+UNSTEADY = 1.25  # ratio of the load smoothed over the one time and the other, either way
 OVERLOAD = 1.15  # of the believed capacity: beyond, queues grow and no steady state is measured
 LEAST_BOUND = 0.6  # of a limit: a bucket's bound below says little of it
 NEAR = 0.8  # of the feasible load, where the slope is read
@@ -35,7 +36,9 @@ MOST_FAILED = 0.05  # of requests: retries follow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """The factor's logarithm and variance, the smoothed load of a replica in Erlangs, and since when so many are ready.
+    """The factor's logarithm and variance, and since when so many replicas are ready.
+
+    `load`, `slow`: Erlangs per ready replica, smoothed over a minute and over five.
 
     `late`: decayed count of what was late, `expected`: of what the closed forms expected.
     """
@@ -43,6 +46,7 @@ class Gain:
     log: float = 0.0
     variance: float = SIGMA * SIGMA
     load: float | None = None
+    slow: float | None = None
     ready: int = 0
     ready_since_seconds: int = 0
     late: float = 0.0
@@ -101,18 +105,26 @@ def seen(gain: Gain, now: Observation, work: float | None) -> Gain:
     """`gain` with the load of the window that ends `now`, `work` Erlangs over the ready replicas."""
     ready, window = now.replicas.ready, now.window_seconds
     since = gain.ready_since_seconds if ready == gain.ready else now.at_seconds
-    load = gain.load
+    load, slow = gain.load, gain.slow
     if work is not None and ready > 0:
-        share = 1.0 if load is None or ready != gain.ready else 1.0 - math.exp(-window / SMOOTH_SECONDS)
-        load = work / ready if load is None else load + share * (work / ready - load)
+        new, same = work / ready, ready == gain.ready
+        load = _smoothed(load if same else None, new, window / SMOOTH_SECONDS)
+        # After replicas came or went the slow one goes on from what each carries now.
+        slow = _smoothed(slow if same or slow is None else slow * gain.ready / ready, new, window / SLOW_SECONDS)
     variance = min(SIGMA * SIGMA, gain.variance + DRIFT_PER_HOUR**2 * window / 3600.0)
-    return replace(gain, load=load, variance=variance, ready=ready, ready_since_seconds=since)
+    return replace(gain, load=load, slow=slow, variance=variance, ready=ready, ready_since_seconds=since)
+
+
+def _smoothed(before: float | None, new: float, share: float) -> float:
+    return new if before is None else before + (1.0 - math.exp(-share)) * (new - before)
 
 
 def steady(gain: Gain, now: Observation) -> bool:
-    """Whether the window tells of a steady state: replicas are settled, all report, few requests fail."""
+    """Whether the window tells of a steady state: load and replicas are settled, all report, few requests fail."""
     load, demand, latency = now.load, now.demand, now.latency
-    if gain.load is None or latency is None or not latency.served_requests or now.replicas.draining:
+    if gain.load is None or gain.slow is None or not gain.slow / UNSTEADY <= gain.load <= gain.slow * UNSTEADY:
+        return False
+    if latency is None or not latency.served_requests or now.replicas.draining:
         return False
     if now.at_seconds - gain.ready_since_seconds < SETTLE_SECONDS:
         return False
