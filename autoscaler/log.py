@@ -93,6 +93,31 @@ def read(path: Path) -> Iterator[Line]:
             yield Line(path=path, number=number, kind=str(data.get("type")), data=data, text=text[:-1])
 
 
+def read_observations(path: Path, pool: str | None = None) -> list[Observation]:
+    """The Observations of a recording, of a step log or of its back-fills, in order of time, one per instant.
+
+    `path` is one file or a directory of them.  Raises LogError where it holds none, or several pools and `pool` is None.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+    found = [o for file in files for line in read(file) for o in _observations(line)]
+    pools = sorted({o.pool for o in found})
+    if pool is None and len(pools) > 1:
+        raise LogError(f"{path}: holds the pools {', '.join(pools)}: one must be named")
+    mine = {o.at_seconds: o for o in found if pool in (None, o.pool)}
+    if not mine:
+        raise LogError(f"{path}: holds no observation{'' if pool is None else f' of pool {pool!r}'}")
+    return [mine[at] for at in sorted(mine)]
+
+
+def _observations(line: Line) -> Iterator[Observation]:
+    if line.kind == "observation":
+        yield decode(Observation, {k: v for k, v in line.data.items() if k != "type"})
+    elif line.kind == "backfill":
+        yield from (decode(Observation, o) for o in line.data.get("observations", ()))
+    elif line.kind == "step":
+        yield decode(Observation, line.data.get("observation"))
+
+
 def memory_of(autoscaler_: Autoscaler, data: dict[str, Any]) -> Memory:
     """The Memory that a snapshot spells, for the models of `autoscaler_`.  Raises LogError."""
     try:

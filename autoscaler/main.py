@@ -36,6 +36,11 @@ EXTRAS = {
 # Commands that live in a room of their own: name, module, help.  The module has add_arguments(parser) and
 # run(arguments) -> exit code, and imports nothing heavy before run.
 VERBS: tuple[tuple[str, str, str], ...] = (
+    (
+        "observe",
+        "metrics_adapter.observe",
+        "Show live what the autoscaler sees of running pools; record it, decide on it.",
+    ),
     ("calibrate", "serving.calibrate_command", "Learn a replica's profile from a step log or recorded observations."),
     (
         "loadtest",
