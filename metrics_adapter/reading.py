@@ -10,6 +10,7 @@ What cannot be believed (NaN, negative, buckets that fall, a fraction above 1) i
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -96,13 +97,14 @@ class EngineReader:
 class _Term:
     """One alternative's places in the list of values: of its samples, or of its buckets by bound, sums and counts."""
 
-    __slots__ = ("bounds", "buckets", "counts", "factors", "plain", "sums")
+    __slots__ = ("bounds", "buckets", "counts", "factors", "odd", "plain", "sums")
 
     def __init__(self) -> None:
         self.plain: list[int] = []
         self.factors: list[float | None] = []  # a number out of a label, in place of the value
         self.buckets: dict[float, list[int]] = {}
         self.bounds: list[float] = []
+        self.odd: list[int] = []  # buckets without a bound that is a number
         self.sums: list[int] = []
         self.counts: list[int] = []
 
@@ -175,8 +177,13 @@ def _place(term: _Term, part: str, place: int, labels: Mapping[str, str], row: R
         term.counts.append(place)
     else:
         bound = _float(labels.get("le", ""))
-        term.buckets.setdefault(bound, []).append(place)
-        term.bounds = sorted(term.buckets)
+        if math.isnan(bound):
+            term.odd.append(place)
+        elif bound in term.buckets:
+            term.buckets[bound].append(place)
+        else:
+            term.buckets[bound] = [place]
+            insort(term.bounds, bound)
 
 
 def _float(text: str) -> float:
@@ -219,6 +226,8 @@ def _merged(found: list[float], merge: str) -> float:
 
 def _first_histogram(values: Sequence[float | None], alternatives: list[_Term], scale: float) -> Buckets | None:
     for term in alternatives:
+        if any(values[p] is not None for p in term.odd):
+            return None
         for places in term.buckets.values():
             if any(values[p] is not None for p in places):
                 return _histogram(values, term, scale)

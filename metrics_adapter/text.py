@@ -15,9 +15,11 @@ from autoscaler.errors import SourceError
 Sample = tuple[str, Mapping[str, str], float]
 Series = tuple[str, tuple[tuple[str, str], ...]]  # name, and labels in the order of their names
 
-# What the reader remembers at most; a page of another making than the last ones starts it anew.
+# What the reader remembers at most, and how many of the series that are read one page may have.
 MOST_KEYS = 20_000
 MOST_SERIES = 20_000
+# Labels that change from page to page pile up: beyond so many times the largest page, and so many, it starts anew.
+SPARE_PAGES, SPARE_SERIES = 4, 1000
 
 _NAME = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(rb'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"[ \t]*')
@@ -41,6 +43,7 @@ class TextReader:
         self.series: list[Series] = []
         self._index: dict[Series, int] = {}
         self._slots: dict[bytes, int] = {}
+        self._largest = 0
 
     def read(self, page: bytes) -> list[float | None]:
         """Values of `series` on this page; None for one that is not there.  Raises PageError with a sentence."""
@@ -63,14 +66,16 @@ class TextReader:
                     values[slot] = float(token) if b"_" not in token else _refuse(token)
                 except ValueError:
                     values[slot] = _number(_parsed(line)[2], line)
+        if len(values) > self._largest:
+            self._largest = max(self._largest, len(values) - values.count(None))
         return values
 
     def _make_room(self) -> None:
-        if len(self.series) > MOST_SERIES // 2:
-            # Beyond half: a fleet whose labels change all the time.  Whoever holds `series` must ask for it again.
-            self.series, self._index, self._slots = [], {}, {}
+        if len(self.series) > min(MOST_SERIES // 2, SPARE_SERIES + SPARE_PAGES * self._largest):
+            # Whoever holds `series` must look at it again.
+            self.series, self._index, self._slots, self._largest = [], {}, {}, 0
         elif len(self._slots) > MOST_KEYS:
-            self._slots.clear()
+            self._slots = {}
 
     def _learn(self, line: bytes, key: bytes) -> tuple[int, bytes]:
         """(place of the line's series or -1, the text of its value); remembered if the value is all that follows `key`."""
