@@ -46,6 +46,56 @@ class EndpointSliceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSettings:
+    """GPUs behind the replicas: the pages of dcgm-exporter or AMD's device-metrics-exporter, or this machine's own."""
+
+    exporters: tuple[str, ...] = setting(
+        (), "URLs of exporters' pages, one a node, such as http://node-a:9400/metrics."
+    )
+    endpoints: EndpointSliceSettings | None = setting(
+        None, "The exporters as EndpointSlices of their Service list them."
+    )
+    port: int = setting(9400, "Where a slice does not say: dcgm-exporter's is 9400, AMD's 5000.", low=1, high=65535)
+    namespace: str | None = setting(None, "Only GPUs of pods in this namespace count; None is all.")
+    local_replica: str | None = setting(
+        None, "Name of the replica that has this machine's GPUs, read by NVML or nvidia-smi; None reads exporters."
+    )
+    ignore_xids: tuple[int, ...] = setting(
+        (13, 31, 43, 45, 68, 109), "Xids that do not make a replica unhealthy: those that applications cause.", low=1
+    )
+    stale_after_seconds: float = setting(
+        45.0, "Older readings count as unknown; what broke stays broken.", above=0, high=3600
+    )
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("exporters", "endpoints", "local_replica") if getattr(self, n)]
+        if len(given) != 1:
+            raise ConfigError(
+                "exporters",
+                f"{len(given)} of exporters, endpoints, local_replica are given: must be exactly one of them",
+            )
+        for i, url in enumerate(self.exporters):
+            check_url_of_page(url, f"exporters[{i}]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorSettings:
+    """The page of a door that counts what arrives, also where no replica is there to count it."""
+
+    url: str = setting(doc="URL of the page, such as http://envoy:9901/stats/prometheus.")
+    kind: Literal["autoscaler", "envoy", "epp"] = setting(
+        "autoscaler", "autoscaler is our own middleware's page, envoy a proxy's cluster, epp an endpoint picker's."
+    )
+    pool: str | None = setting(
+        None, "Value of the label that tells pools apart: our pool, envoy_cluster_name, model_name; None adds all up."
+    )
+    bytes_per_token: float = setting(4.0, "Where tokens are estimated from bytes of requests.", above=0, high=100)
+
+    def __post_init__(self) -> None:
+        check_url_of_page(self.url, "url")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapeSettings:
     """Replicas' own pages of metrics, fetched at each look."""
 
@@ -78,6 +128,8 @@ class ScrapeSettings:
         high=86400,
     )
     auth: AuthSettings = setting(factory=AuthSettings, doc="Who we are to the replicas.")
+    gpus: GpuSettings | None = setting(None, "Where the replicas' GPUs are read; None leaves them unknown.")
+    door: DoorSettings | None = setting(None, "Where a door counts what arrives; None takes what replicas count.")
 
     def __post_init__(self) -> None:
         given = [n for n in ("targets", "dns", "endpoints") if getattr(self, n)]
@@ -92,6 +144,14 @@ class ScrapeSettings:
             raise ConfigError("targets", "must not name a replica twice")
         if not self.path.startswith("/"):
             raise ConfigError("path", f"{self.path!r} must begin with /")
+
+
+def check_url_of_page(url: str, path: str) -> None:
+    """Refuse what is no HTTP URL, and one with a password in it: it would be logged."""
+    try:
+        check_url(url)
+    except ConfigError as error:
+        raise ConfigError(path, error.message) from None
 
 
 def check_target(target: str, path: str) -> None:

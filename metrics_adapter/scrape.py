@@ -11,6 +11,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -27,6 +28,9 @@ from metrics_adapter.prometheus_api import credentials
 from metrics_adapter.reading import EngineReader, Reading
 from metrics_adapter.text import PageError
 
+if TYPE_CHECKING:
+    from metrics_adapter.watch import Watch
+
 ACCEPTED = ("text/plain", "application/openmetrics-text")
 # Pages are not asked for compressed: within a cluster the engine's processor is dearer than the wire.
 HEADERS = {"Accept": "text/plain;version=0.0.4;q=1,text/plain;q=0.5", "Accept-Encoding": "identity"}
@@ -36,7 +40,8 @@ class ScrapeSource:
     """Observations of one pool out of its replicas' pages.  Use it as an async context manager, or `close` it.
 
     `door` gives what passed the pool's door since it was made, `gpus` the state of replicas' GPUs by replica; both are asked
-    at each look.  `problems`: why a replica was silent the last time, by replica.
+    at each look; without them the settings' own are read.  `problems`: why a replica was silent the last time, by replica;
+    `notes`: why an exporter of GPUs or a door could not be read, by URL.
     """
 
     def __init__(
@@ -55,12 +60,26 @@ class ScrapeSource:
         self._reader = EngineReader(self.engine, settings.model)
         self._discovery = discovery or discovery_of(settings)
         self._door, self._gpus = door, gpus
+        self._beside: list[Watch] = []
+        self._watch(settings)
         self._session: aiohttp.ClientSession | None = None
         self._last: dict[str, Reading] = {}
         self._last_door: DoorCounts | None = None
         self._last_at: int | None = None
         self.problems: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
         self.readings: Mapping[str, Reading] = {}
+
+    def _watch(self, settings: ScrapeSettings) -> None:
+        """Read the door and the GPUs that the settings name, unless somebody gave others."""
+        from metrics_adapter.watch import door_of, gpus_of
+
+        if settings.door is not None and self._door is None:
+            self._door = door = door_of(settings.door)
+            self._beside.append(door)
+        if settings.gpus is not None and self._gpus is None:
+            self._gpus = gpus = gpus_of(settings.gpus)
+            self._beside.append(gpus)
 
     async def __aenter__(self) -> ScrapeSource:
         return self
@@ -71,6 +90,8 @@ class ScrapeSource:
     async def close(self) -> None:
         """Give back the connections."""
         await self._discovery.close()
+        for watch in self._beside:
+            await watch.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -86,7 +107,12 @@ class ScrapeSource:
         window = self._interval if self._last_at is None else max(1, at_seconds - self._last_at)
         self.problems = {}
         missing: list[MetricMissing] = []
-        after = await self._read_all(endpoints, at_seconds, missing)
+        refreshed = asyncio.gather(*(watch.refresh() for watch in self._beside))
+        try:
+            after = await self._read_all(endpoints, at_seconds, missing)
+        finally:
+            await refreshed
+        self.notes = {where: text for watch in self._beside for where, text in watch.problems.items()}
         self.readings = after
         observation = assemble(
             self.pool,

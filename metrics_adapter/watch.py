@@ -18,6 +18,8 @@ from typing import Self
 import aiohttp
 
 from autoscaler.errors import SourceError
+from autoscaler.scrape_settings import DoorSettings, GpuSettings, ScrapeSettings
+from metrics_adapter.discovery import Discovery, EndpointSlices
 from metrics_adapter.door import BYTES_PER_TOKEN, DoorCounts
 from metrics_adapter.door_pages import DoorRow, read_door
 from metrics_adapter.gpu import Gpu, GpuState, GpuWatch, read_gpus, state_of
@@ -50,6 +52,10 @@ class Watch(ABC):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        await self.close()
+
+    async def close(self) -> None:
+        """Give back the connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -118,7 +124,7 @@ class _Gpus(Watch):
 
 
 class GpuExporters(_Gpus):
-    """GPUs by the pages of dcgm-exporter or AMD's device-metrics-exporter, one a node.
+    """GPUs by the pages of dcgm-exporter or AMD's device-metrics-exporter, one a node; `discovery` finds further ones.
 
     Only pods of `namespace` count (None: of all).  `replica_of` gives the name that the source of metrics knows a GPU's
     replica by, or None; without it that is the pod.
@@ -134,14 +140,28 @@ class GpuExporters(_Gpus):
         timeout_seconds: float = 5.0,
         stale_after_seconds: float = 45.0,
         watch: GpuWatch | None = None,
+        discovery: Discovery | None = None,
     ) -> None:
         super().__init__(interval_seconds, timeout_seconds, stale_after_seconds, watch)
         self.urls, self.namespace = tuple(urls), namespace
-        self._replica_of = replica_of
+        self._replica_of, self._discovery = replica_of, discovery
+
+    async def close(self) -> None:
+        """Give back the connections, the discovery's too."""
+        await super().close()
+        if self._discovery is not None:
+            await self._discovery.close()
 
     async def refresh(self) -> None:
         """Read all pages now."""
-        pages = await asyncio.gather(*(self._samples(url) for url in self.urls))
+        urls = list(self.urls)
+        if self._discovery is not None:
+            self.problems.pop("exporters", None)
+            try:
+                urls += [endpoint.url for endpoint in await self._discovery.endpoints()]
+            except SourceError as error:
+                self.problems["exporters"] = str(error)
+        pages = await asyncio.gather(*(self._samples(url) for url in urls))
         gpus = [gpu for page in pages if page is not None for gpu in read_gpus(page)]
         self._take([(self._name(gpu), gpu) for gpu in gpus])
 
@@ -217,3 +237,25 @@ class DoorPage(Watch):
         self._counts, self._read_at = read_door(found, self._row, self._pool, self._bytes), time.monotonic()
         if self._counts is None:
             self.problems[self.url] = "the page has no request series of this pool"
+
+
+def gpus_of(settings: GpuSettings) -> _Gpus:
+    """The watch that `settings` ask for; its owner refreshes it, or holds it.
+
+    Raises GpuReadError where this machine's GPUs are asked for and cannot be read.
+    """
+    watch = GpuWatch(settings.ignore_xids)
+    if settings.local_replica is not None:
+        return LocalGpuWatch(settings.local_replica, stale_after_seconds=settings.stale_after_seconds, watch=watch)
+    discovery = None
+    if settings.endpoints is not None:
+        discovery = EndpointSlices(ScrapeSettings(endpoints=settings.endpoints, port=settings.port), settings.endpoints)
+    return GpuExporters(
+        settings.exporters, namespace=settings.namespace, stale_after_seconds=settings.stale_after_seconds, watch=watch,
+        discovery=discovery,
+    )  # fmt: skip
+
+
+def door_of(settings: DoorSettings) -> DoorPage:
+    """The door that `settings` name; its owner refreshes it, or holds it."""
+    return DoorPage(settings.url, settings.kind, settings.pool, bytes_per_token=settings.bytes_per_token)

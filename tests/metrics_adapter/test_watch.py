@@ -12,13 +12,16 @@ import pytest
 from aiohttp import web
 
 from autoscaler.errors import ConfigError
+from autoscaler.schema import build
 from autoscaler.scrape_settings import ScrapeSettings
+from autoscaler.settings import PoolSettings
 from autoscaler.types import Observation, Replicas
 from metrics_adapter.door import Door
 from metrics_adapter.door_pages import exposition
 from metrics_adapter.gpu import Gpu, GpuWatch
 from metrics_adapter.gpu_local import GpuReadError
 from metrics_adapter.scrape import ScrapeSource
+from metrics_adapter.sources import source_of
 from metrics_adapter.watch import DoorPage, GpuExporters, LocalGpuWatch
 
 DATA = Path(__file__).parent / "data"
@@ -229,3 +232,49 @@ def test_it_reads_again_by_itself() -> None:
 
     asyncio.run(story())
     assert len(asked) > 2
+
+
+def test_a_pools_config_names_its_exporters_and_its_door() -> None:
+    """Read at each look of the source that the config asks for; what cannot be read is a note and no silent replica."""
+    door = Door("chat")
+    dcgm = (DATA / "dcgm.prom").read_text()
+
+    async def story() -> list[Observation]:
+        async with pages(dcgm=lambda: dcgm, engine=engine, door=lambda: exposition({"chat": door.read()})) as base:
+            config = {
+                "name": "chat",
+                "source": {
+                    "kind": "scrape", "targets": [f"{base}/engine"], "spread_seconds": 0.0,
+                    "gpus": {"exporters": [f"{base}/dcgm", "http://127.0.0.1:9/gone"], "namespace": "serving"},
+                    "door": {"url": f"{base}/door", "pool": "chat"},
+                },
+            }  # fmt: skip
+            seen = []
+            async with source_of(build(PoolSettings, config)) as source:
+                assert isinstance(source, ScrapeSource)
+                for at in (1000, 1010):
+                    seen.append(await source.observe(at, Replicas(desired=2, ready=2)))
+                    door.arrive()
+                assert source.problems == {}
+                assert list(source.notes) == ["http://127.0.0.1:9/gone"]
+            return seen
+
+    _, second = asyncio.run(story())
+    assert (second.replicas.ready, second.replicas.unhealthy) == (1, 1)
+    assert second.demand is not None
+    assert second.demand.requests == 1.0
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"gpus": {}}, "gpus.exporters: 0 of exporters, endpoints, local_replica are given: must be exactly one"),
+        ({"gpus": {"exporters": ["node-a"]}}, r"gpus.exporters\[0\]: 'node-a' must be a URL"),
+        ({"gpus": {"exporters": ["http://a:b@c/"]}}, r"gpus.exporters\[0\]: must not hold a name or a password"),
+        ({"door": {"url": "http://x", "kind": "nginx"}}, "door.kind: 'nginx' must be one of autoscaler, envoy, epp"),
+        ({"door": {"url": "http://x", "bytes_per_token": 0}}, "door.bytes_per_token: 0.0 must be in"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(section: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        build(ScrapeSettings, {"targets": ["a:1"], **section})
