@@ -21,6 +21,8 @@ from load_tests.scenario import Scenario
 from load_tests.traffic import materialise
 
 META, COLUMNS = "plan.json", "plan.npz"
+# Headers reach the generator by this variable of the environment, as a JSON list of pairs.
+HEADERS_VARIABLE = "LOADTEST_HEADERS"
 # Ids that every tokenizer of a served model has, and that are ordinary tokens in the usual ones.
 FIRST_ID, LAST_ID = 1000, 3999
 _RING = 1 << 16
@@ -75,23 +77,22 @@ class Plan:
         return float(np.bincount(minute, weights=self.output_tokens).max() / span * self.sending.speed)
 
     def save(self, folder: Path) -> None:
-        """Write the plan into a folder."""
+        """Write the plan into a folder, without its headers."""
         folder.mkdir(parents=True, exist_ok=True)
         columns = {name: getattr(self, name) for name in _ARRAYS}
         np.savez(folder / COLUMNS, **columns)
         told = {k: v for k, v in asdict(self).items() if k not in _ARRAYS}
+        del told["sending"]["headers"]  # they may hold a secret
         (folder / META).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
-        """The plan that `save` wrote."""
+        """The plan that `save` wrote; it has no headers."""
         told: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
-        sending = {**told.pop("sending")}
-        sending["headers"] = tuple((k, v) for k, v in sending["headers"])
         with np.load(folder / COLUMNS) as columns:
             arrays = {name: columns[name] for name in _ARRAYS}
         told["notes"] = tuple(told["notes"])
-        return cls(slo=Slo(**told.pop("slo")), sending=Sending(**sending), **arrays, **told)
+        return cls(slo=Slo(**told.pop("slo")), sending=Sending(**told.pop("sending")), **arrays, **told)
 
 
 _ARRAYS = ("arrival_seconds", "prompt_tokens", "output_tokens", "block_offsets", "block_ids")

@@ -25,7 +25,7 @@ from gevent.pool import Group
 from locust import FastHttpUser, constant, events, task
 from locust.runners import MasterRunner, WorkerRunner
 
-from load_tests.loadtest_plan import Bodies, Plan
+from load_tests.loadtest_plan import HEADERS_VARIABLE, Bodies, Plan
 from load_tests.loadtest_stream import Reading, Sketch
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
@@ -110,7 +110,7 @@ class Dispatcher(FastHttpUser):
         self.headers = {
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
-            **dict(self.plan.sending.headers),
+            **dict(json.loads(os.environ.get(HEADERS_VARIABLE, "[]"))),
         }
         self.sketch = Sketch()
         self.zero = 0.0

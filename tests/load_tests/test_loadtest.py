@@ -44,14 +44,15 @@ def scenario(**changes: Any) -> Scenario:
 
 def test_a_plan_is_the_simulators_traffic_and_survives_a_file(tmp_path: Path) -> None:
     whole = materialise(scenario(), 3).requests
-    plan = plan_of(scenario(), 3, replace(SENDING, headers=(("a", "b"),)))
+    plan = plan_of(scenario(), 3, replace(SENDING, headers=(("Authorization", "secret"),)))
     assert np.array_equal(plan.arrival_seconds, whole.arrival_seconds)
     assert np.array_equal(plan.prompt_tokens, whole.prompt_tokens)
     plan.save(tmp_path / "new")
     again = Plan.load(tmp_path / "new")
     assert np.array_equal(again.arrival_seconds, plan.arrival_seconds)
     assert np.array_equal(again.output_tokens, plan.output_tokens)
-    assert (again.sending, again.slo, again.duration_seconds) == (plan.sending, plan.slo, 60.0)
+    assert (again.sending, again.slo, again.duration_seconds) == (SENDING, plan.slo, 60.0)
+    assert "secret" not in (tmp_path / "new" / "plan.json").read_text()
 
 
 def test_a_window_holds_the_same_requests_as_the_whole() -> None:
