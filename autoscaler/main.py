@@ -49,6 +49,11 @@ VERBS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 
+# Benches of a room that load_tests must not know: name, module, help.  The module has rows(quick) -> fields of BenchRows.
+ROOM_BENCHES: tuple[tuple[str, str, str], ...] = (
+    ("scrape", "metrics_adapter.bench_scrape", "what reading pages of metrics costs, for one replica and for a fleet"),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
@@ -122,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     schema.add_argument("kind", nargs="?", default="config", choices=("config", "scenario", "profile"))
 
     bench = verb("bench", _bench, "Measure on this machine.")
-    bench.add_argument("name", nargs="?", help="sim, step, validate, policy, ... (default: list them)")
+    bench.add_argument("name", nargs="?", help="sim, step, scrape, policy, ... (default: list them)")
     bench.add_argument("scenario", nargs="*", help="policy: scenario files or builtin:NAME (default: the shipped grid)")
     bench.add_argument("--quick", action="store_true", help="smaller sizes, for a look")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -284,8 +289,14 @@ def _bench(arguments: argparse.Namespace) -> int:
             raise ConfigError(
                 name if name == "scenario" else f"--{name}", f"{value!r} must be left out: only policy has it"
             )
-    from load_tests.bench import bench
+    from load_tests.bench import BENCHES, BenchRow, bench
 
+    for known, module, about in ROOM_BENCHES:
+
+        def rows(quick: bool, module: str = module) -> list[BenchRow]:
+            return [BenchRow(**row) for row in import_module(module).rows(quick)]
+
+        BENCHES[known] = (rows, about)
     return bench(arguments.name, quick=arguments.quick, as_json=arguments.json)
 
 
