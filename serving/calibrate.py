@@ -64,8 +64,8 @@ class Calibration:
 
 def observations_of(path: Path) -> list[Observation]:
     """The Observations of a step log, of its backfill, or of a recording, in order of time.  Raises LogError."""
-    found = {o.at_seconds: o for segment in _files(path) for o in _in_segment(segment)}
-    return [found[at] for at in sorted(found)]
+    found = {(o.at_seconds, o.pool): o for segment in _files(path) for o in _in_segment(segment)}
+    return [found[key] for key in sorted(found)]
 
 
 def _files(path: Path) -> list[Path]:

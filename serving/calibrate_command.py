@@ -20,6 +20,7 @@ NEED = "id, layers, weights_gb, kv_bytes_per_token, kv_capacity_tokens, max_num_
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("recording", type=Path, nargs="+", help="step log, its directory, or recorded observations")
+    parser.add_argument("--pool", help="only this pool, where the recording has several")
     parser.add_argument("--prior", help="profile (id or file) for what the data do not tell, and for sizes")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help=f"field of the profile: {NEED}"
@@ -35,8 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
     given = dict(_assigned(text) for text in arguments.set)
     recorded = [o for path in arguments.recording for o in observations_of(path)]
     pools = sorted({o.pool for o in recorded})
-    if len(pools) > 1:
-        raise ConfigError("recording", f"pools {', '.join(pools)} must be one: calibrate each apart")
+    if arguments.pool is not None:
+        if arguments.pool not in pools:
+            raise ConfigError(
+                "--pool", f"{arguments.pool!r} must be one of {', '.join(pools) or 'none: nothing is recorded'}"
+            )
+        recorded = [o for o in recorded if o.pool == arguments.pool]
+    elif len(pools) > 1:
+        raise ConfigError("--pool", f"must name one of {', '.join(pools)}: each is calibrated apart")
     seconds, lost = startups(recorded)
     born = startup_profile_of(seconds) if arguments.startup is not None else None
     learned = calibrate(recorded, prior, given)

@@ -154,6 +154,18 @@ def test_every_kind_of_recording_is_read(tmp_path: Path) -> None:
         observations_of(tmp_path / "nothing")
 
 
+def test_of_several_pools_one_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = recorded(H100, 0.2, 0.7)
+    recording = write(tmp_path / "seen.jsonl", [p for o in seen for p in (o, replace(o, pool="other", load=None))])
+    command = ["calibrate", str(recording), "--prior", H100, "--json"]
+    assert main(command) == 2
+    assert "--pool: must name one of other, pool: each is calibrated apart" in capsys.readouterr().err
+    assert main([*command, "--pool", "third"]) == 2
+    assert "'third' must be one of other, pool" in capsys.readouterr().err
+    assert main([*command, "--pool", "pool"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] > 60
+
+
 def lives(*counts: tuple[int, int], every: int = 10) -> list[Observation]:
     return [
         Observation(

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("AUTOSCALER_VLLM") == "1":
         return
     for item in items:
-        if "vllm" in item.keywords and Path(str(item.fspath)).parent == Path(__file__).parent:
+        if item.get_closest_marker("vllm") is not None:
             item.add_marker(pytest.mark.skip(reason="make test-vllm installs a real vLLM and runs this group"))
 
 

@@ -151,7 +151,7 @@ def test_rates_are_those_that_the_client_saw(recording: Recording, level: int) -
     made = sum(output_between(recording.seen, w.start, w.end) for w in recording.of(level))
     print(f"\n{level} streams: {requests:.0f} arrivals / {len(arrived)}, {outputs:.0f} output tokens / {made:.0f}")
     # On its way through the door, or in its first step, a request is the client's alone: one at each end of a block.
-    assert requests == pytest.approx(len(arrived), rel=RATE_TOLERANCE, abs=2 * ROUNDS)
+    assert requests == pytest.approx(len(arrived), rel=RATE_TOLERANCE, abs=ROUNDS)
     assert prompts == pytest.approx(sum(one.prompt for one in arrived), rel=RATE_TOLERANCE, abs=2 * ROUNDS * PROMPTS[1])
     assert outputs == pytest.approx(made, rel=RATE_TOLERANCE)
 
