@@ -116,12 +116,13 @@ def assemble(
     """The Observation of `pool` out of readings by replica at the window's two ends.
 
     `after` holds the replicas that answered now, `before` the last readings of the same names.  `door`: what passed the door
-    within the window (`DoorCounts.since`).  `gpus` by the same names: a replica with a broken one counts as unhealthy.
-    `unready`: replicas that answer but get no requests (starting, draining); what they hold counts, their report does not.
+    within the window (`DoorCounts.since`).  `gpus` of this pool's replicas, by the same names: one that is broken makes its
+    replica unhealthy.  `unready`: replicas that answer but get no requests (starting, draining); what they hold counts, their
+    report does not.
     """
     broken = {name for name, gpu in (gpus or {}).items() if gpu.unhealthy}
     if broken:
-        count = min(replicas.ready, len(broken))
+        count = min(replicas.ready, len(broken.difference(unready)))
         replicas = replace(replicas, ready=replicas.ready - count, unhealthy=replicas.unhealthy + count)
     changes = {n: change_of(before.get(n), now, window_seconds) for n, now in sorted(after.items())}
     reporting = [c for n, c in changes.items() if c.reports and n not in broken]

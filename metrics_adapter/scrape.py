@@ -11,6 +11,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -19,7 +20,7 @@ from autoscaler.errors import ConfigError, MetricMissing, SourceError
 from autoscaler.scrape_settings import ScrapeSettings
 from autoscaler.settings import Slo
 from autoscaler.types import Observation, Replicas
-from metrics_adapter.assembly import assemble
+from metrics_adapter.assembly import LONGEST_WINDOWS, assemble
 from metrics_adapter.discovery import Discovery, Endpoint, discovery_of
 from metrics_adapter.door import DoorCounts
 from metrics_adapter.engines import Engine, load_engine
@@ -64,7 +65,8 @@ class ScrapeSource:
         self._watch(settings)
         self._session: aiohttp.ClientSession | None = None
         self._last: dict[str, Reading] = {}
-        self._last_door: DoorCounts | None = None
+        self._last_door: tuple[int, DoorCounts] | None = None
+        self._seen: Observation | None = None
         self._last_at: int | None = None
         self.problems: dict[str, str] = {}
         self.notes: dict[str, str] = {}
@@ -101,20 +103,20 @@ class ScrapeSource:
         return ()
 
     async def observe(self, at_seconds: int, replicas: Replicas) -> Observation:
-        """The pool now.  Raises SourceUnavailable where nobody says which replicas there are, and MetricMissing where all that
-        answer lack a series: then the engine is another one."""
-        endpoints = await self._discovery.endpoints()
+        """The pool now; the same instant again is the same Observation.
+
+        Raises SourceUnavailable where nobody says which replicas there are, and MetricMissing where all that answer lack a
+        series: then the engine is another one.
+        """
+        if self._seen is not None and self._last_at == at_seconds:
+            return self._seen
         window = self._interval if self._last_at is None else max(1, at_seconds - self._last_at)
-        self.problems = {}
+        self._last_at, self._seen = at_seconds, None  # windows follow each other, also over one that fails
         missing: list[MetricMissing] = []
-        refreshed = asyncio.gather(*(watch.refresh() for watch in self._beside))
-        try:
-            after = await self._read_all(endpoints, at_seconds, missing)
-        finally:
-            await refreshed
-        self.notes = {where: text for watch in self._beside for where, text in watch.problems.items()}
-        self.readings = after
-        observation = assemble(
+        endpoints, after = await self._look(at_seconds, missing)
+        if missing and not after:
+            raise missing[0]
+        self._seen = assemble(
             self.pool,
             self._last,
             after,
@@ -122,25 +124,42 @@ class ScrapeSource:
             window_seconds=window,
             replicas=replicas,
             slo=self._slo,
-            door=self._since_door(),
-            gpus=None if self._gpus is None else self._gpus(),
+            door=self._since_door(at_seconds, window),
+            gpus=self._own_gpus(endpoints),
             unready=frozenset(e.name for e in endpoints if e.ready is False),
         )
         oldest = at_seconds - self.settings.forget_after_seconds
         self._last = {n: r for n, r in {**self._last, **after}.items() if r.at_seconds >= oldest}
-        self._last_at = at_seconds
-        if missing and not after:
-            raise missing[0]
-        return observation
+        return self._seen
 
-    def _since_door(self) -> DoorCounts | None:
+    async def _look(
+        self, at_seconds: int, missing: list[MetricMissing]
+    ) -> tuple[Sequence[Endpoint], dict[str, Reading]]:
+        """The replicas and their readings, with the door and the GPUs read meanwhile."""
+        self.problems, self.readings = {}, {}
+        refreshed = asyncio.gather(*(watch.refresh() for watch in self._beside))
+        try:
+            endpoints = await self._discovery.endpoints()
+            self.readings = after = await self._read_all(endpoints, at_seconds, missing)
+        finally:
+            await refreshed
+        self.notes = {where: text for watch in self._beside for where, text in watch.problems.items()}
+        return endpoints, after
+
+    def _own_gpus(self, endpoints: Sequence[Endpoint]) -> dict[str, GpuState] | None:
+        """Exporters tell of every pod on their nodes: those of this pool's replicas."""
+        names = {endpoint.name for endpoint in endpoints}
+        return None if self._gpus is None else {name: gpu for name, gpu in self._gpus().items() if name in names}
+
+    def _since_door(self, at_seconds: int, window_seconds: int) -> DoorCounts | None:
         counts = None if self._door is None else self._door()
         if counts is None:
             return None
-        # What passed before the first look belongs to no window.
-        since = None if self._last_door is None else counts.since(self._last_door)
-        self._last_door = counts
-        return since
+        before, self._last_door = self._last_door, (at_seconds, counts)
+        if before is None:
+            return None  # what passed before the first look belongs to no window
+        since, gap = counts.since(before[1]), at_seconds - before[0]
+        return since if gap <= LONGEST_WINDOWS * window_seconds else _part(since, window_seconds / gap)
 
     async def _read_all(
         self, endpoints: Sequence[Endpoint], at_seconds: int, missing: list[MetricMissing]
@@ -190,6 +209,12 @@ class ScrapeSource:
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         )
         return self._session
+
+
+def _part(counts: DoorCounts, share: float) -> DoorCounts:
+    """That share of what passed; what is in the door now is all there."""
+    passed = {f.name: getattr(counts, f.name) for f in fields(counts) if f.name not in ("in_flight", "waiting")}
+    return replace(counts, **{name: value * share for name, value in passed.items() if value is not None})
 
 
 def place(name: str) -> float:

@@ -19,6 +19,7 @@ from autoscaler.scrape_settings import ScrapeSettings
 from autoscaler.settings import PoolSettings, Slo
 from autoscaler.types import Observation, Replicas
 from metrics_adapter.door import DoorCounts
+from metrics_adapter.gpu import GpuState
 from metrics_adapter.scrape import ScrapeSource
 from metrics_adapter.sources import check_source, source_of
 
@@ -197,6 +198,49 @@ def test_a_door_counts_what_the_engines_cannot_see() -> None:
     assert (seen.demand.requests, seen.demand.prompt_tokens) == (30, 1500)
     assert seen.load is not None
     assert (seen.load.waiting_requests, seen.load.replicas_reporting) == (7, 0)
+
+
+def test_a_door_that_was_silent_gives_its_share_of_the_window() -> None:
+    async def story() -> list[Observation]:
+        counts = iter([DoorCounts(requests=100), None, None, DoorCounts(requests=190, waiting=4)])
+        settings = build(ScrapeSettings, {"dns": "no-such-host.invalid", **QUICK})
+        async with ScrapeSource("chat", settings, door=lambda: next(counts)) as one:
+            return [await one.observe(at, Replicas(desired=0, ready=0)) for at in (1000, 1010, 1020, 1030)]
+
+    seen = run(story)
+    assert [o.demand is None for o in seen] == [True, True, True, False]
+    assert seen[3].demand is not None
+    assert seen[3].demand.requests == pytest.approx(30)  # 90 in 30 s
+    assert seen[3].load is not None
+    assert seen[3].load.waiting_requests == 4
+
+
+def test_the_same_instant_again_is_the_same_observation_and_loses_no_count() -> None:
+    async def story() -> list[Observation]:
+        texts = [vllm_page(ttft=(n, 0, 0, 0, 0)) for n in (0, 5, 8)]
+        async with serving(a=pages(*texts)) as host, source(f"http://{host}/a") as one:
+            return [await one.observe(at, Replicas(desired=1, ready=1)) for at in (1000, 1010, 1010, 1020)]
+
+    seen = run(story)
+    assert seen[1] is seen[2]
+    assert [o.demand.requests for o in seen if o.demand is not None] == [5, 5, 3]
+
+
+def test_gpus_of_other_pods_on_the_same_nodes_are_left_out() -> None:
+    broken = GpuState(
+        gpus=1, utilization_fraction=0.9, sm_active_fraction=None, memory_used_bytes=None, unhealthy="Xid 79"
+    )
+
+    async def story() -> Observation:
+        async with serving(a=answer(vllm_page(running=1))) as host:
+            settings = build(ScrapeSettings, {"targets": [f"http://{host}/a"], **QUICK})
+            async with ScrapeSource("chat", settings, gpus=lambda: {"somebody-else": broken}) as one:
+                return await one.observe(1000, Replicas(desired=1, ready=1))
+
+    seen = run(story)
+    assert (seen.replicas.ready, seen.replicas.unhealthy) == (1, 0)
+    assert seen.load is not None
+    assert seen.load.gpu_utilization_fraction is None
 
 
 def test_a_thousand_replicas_are_asked_a_few_at_a_time() -> None:

@@ -16,6 +16,7 @@ from autoscaler.schema import build
 from autoscaler.scrape_settings import ScrapeSettings
 from autoscaler.settings import PoolSettings
 from autoscaler.types import Observation, Replicas
+from metrics_adapter.discovery import Endpoint
 from metrics_adapter.door import Door
 from metrics_adapter.door_pages import exposition
 from metrics_adapter.gpu import Gpu, GpuWatch
@@ -234,6 +235,19 @@ def test_it_reads_again_by_itself() -> None:
     assert len(asked) > 2
 
 
+class Pods:
+    """Two pods behind one page."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def endpoints(self) -> list[Endpoint]:
+        return [Endpoint(name=name, url=self._url, ready=True) for name in ("chat-0", "chat-1")]
+
+    async def close(self) -> None:
+        return
+
+
 def test_a_pools_config_names_its_exporters_and_its_door() -> None:
     """Read at each look of the source that the config asks for; what cannot be read is a note and no silent replica."""
     door = Door("chat")
@@ -252,6 +266,7 @@ def test_a_pools_config_names_its_exporters_and_its_door() -> None:
             seen = []
             async with source_of(build(PoolSettings, config)) as source:
                 assert isinstance(source, ScrapeSource)
+                source._discovery = Pods(f"{base}/engine")  # as EndpointSlices would name them
                 for at in (1000, 1010):
                     seen.append(await source.observe(at, Replicas(desired=2, ready=2)))
                     door.arrive()
