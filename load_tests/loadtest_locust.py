@@ -33,7 +33,7 @@ def _command(plan: Plan, folder: Path, processes: int, web: int | None) -> list[
     locustfile = Path(__file__).with_name("locustfile.py")
     command = [
         sys.executable, "-m", "locust", "-f", str(locustfile), "--plan", str(folder), "--host", plan.sending.host,
-        "--users", str(processes), "--spawn-rate", str(processes), "--stop-timeout", "5", "--exit-code-on-error", "0",
+        "--users", str(processes), "--spawn-rate", str(processes), "--stop-timeout", "2", "--exit-code-on-error", "0",
         "--loglevel", "WARNING",
     ]  # fmt: skip
     if processes > 1:
@@ -114,13 +114,12 @@ def _progress() -> Iterator[Tell]:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the generator and all its processes."""
+    """End the generator and all its processes, where it has not ended by itself."""
+    if child.poll() is not None:
+        return
     for sign, seconds in ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        if child.poll() is not None:
-            break
         with suppress(ProcessLookupError):
             os.killpg(child.pid, sign)
         with suppress(subprocess.TimeoutExpired):
             child.wait(seconds)
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+            return

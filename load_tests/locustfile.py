@@ -23,6 +23,7 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group
 from locust import FastHttpUser, constant, events, task
+from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from load_tests.loadtest_plan import HEADERS_VARIABLE, Bodies, Plan
@@ -247,7 +248,7 @@ class Dispatcher(FastHttpUser):
             runner.send_message(OVER)
         else:
             gevent.spawn(runner.quit)
-        gevent.sleep(3600.0)  # Locust would call the task again
+        raise StopUser  # or Locust would call the task again
 
 
 def _cpu_seconds() -> float:
