@@ -23,7 +23,7 @@ from serving.closed_forms import Law
 from serving.profiles import HostTerms, Profile, Stage, StartupProfile
 from serving.step_fit import ROW_SECONDS, Fit, Row, fit, fit_linear, rows_of, scaled_to, seconds_of
 
-LEAST_ROWS = 12
+LEAST_ROWS = 10
 FOLDS = 5
 # Busy and quiet windows must differ by this factor in requests running, or fixed and growing parts of a step look alike.
 LOAD_RATIO = 2.0

@@ -15,6 +15,7 @@ from autoscaler.errors import ConfigError, LogError
 from autoscaler.main import main
 from autoscaler.record import encode, encode_line
 from autoscaler.types import Observation, Replicas
+from load_tests.closed_loop import closed_loop_requests, run_closed_loop
 from load_tests.fleet import Fleet, PoolModel
 from load_tests.measured import replica_model
 from load_tests.scenario import load_scenario
@@ -38,6 +39,17 @@ def mean_itl(of: object, rate: float, seed: int = 9) -> float:
     fleet.add(0)
     fleet.advance(900.0)
     return float(np.nanmean(fleet.outcome().mean_itl_seconds))
+
+
+def test_a_real_engines_recording_predicts_the_itl_of_a_load_between() -> None:
+    """Recorded at 6, 24 and 40 streams; 14 streams took 8.06 ms a token (see the README of the data)."""
+    seen = observations_of(Path(__file__).parent / "data" / "vllm_cpu_tiny.jsonl")
+    sizes = {**SIZES, "kv_bytes_per_token": 2048, "kv_capacity_tokens": 524288, "kv_block_tokens": 128}
+    learned = calibrate(seen, None, {**sizes, "layers": 4, "weights_gb": 0.0068, "max_num_seqs": 64})
+    assert learned.held_out.mape_percent < 10.0
+    loop = closed_loop_requests(clients=14, rounds=40, prompt_tokens=128, output_tokens=96, least_fraction=0.25)
+    outcome = run_closed_loop(replica_model(learned.profile), loop)
+    assert float(np.nanmean(outcome.mean_itl_seconds)) == pytest.approx(0.00806, rel=0.1)
 
 
 @pytest.mark.parametrize("name", [H100, "llama-3.1-70b_bf16_a100_tp4", "qwen3-32b_bf16_h100_tp2"])
@@ -125,7 +137,7 @@ def test_wrong_arguments_are_told_in_a_sentence(
 
 def test_too_few_windows_are_refused_and_the_reason_is_told() -> None:
     few = recorded(H100, 0.2, 0.7, seconds=100)
-    with pytest.raises(ConfigError, match="usable windows of 10 s must be 12 or more"):
+    with pytest.raises(ConfigError, match="usable windows of 10 s must be 10 or more"):
         calibrate(few, profile(H100))
     blind = [replace(o, load=None) for o in recorded(H100, 0.2, 0.7)]
     with pytest.raises(ConfigError, match=r"0 usable windows .* \(179 windows were not measured\)"):
