@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from autoscaler.main import main, parser
+from autoscaler.schema import build
+from autoscaler.settings import FileSettings, PoolSettings
 from autoscaler.testing import observation
 from load_tests.scenario import scenario_from
+from metrics_adapter.engines import load_engine
+from metrics_adapter.sources import check_source
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -48,11 +52,20 @@ def test_python_examples_run(page: str, index: int, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("page", "index"), all_blocks("yaml"))
-def test_yaml_examples_are_scenarios(page: str, index: int, tmp_path: Path) -> None:
+def test_yaml_examples_are_what_they_look_like(page: str, index: int, tmp_path: Path) -> None:
+    """A config, the source of a pool, an engine's table, or else a scenario."""
     import yaml
 
-    scenario = scenario_from(yaml.safe_load(blocks(page, "yaml")[index]), tmp_path)
-    assert scenario.policies
+    data = yaml.safe_load(blocks(page, "yaml")[index])
+    if "pools" in data:
+        for pool in build(FileSettings, data).pools:
+            check_source(pool)
+    elif "source" in data:
+        check_source(build(PoolSettings, {"name": "example", **data}))
+    elif "rows" in data:
+        assert set(data["rows"]) < set(load_engine(data).rows)
+    else:
+        assert scenario_from(data, tmp_path).policies
 
 
 def test_the_scenario_of_the_page_runs_under_every_policy(
