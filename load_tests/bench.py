@@ -72,11 +72,18 @@ def _drills(quick: bool) -> Iterable[BenchRow]:
     return rows(quick)
 
 
+def _capacity(quick: bool) -> Iterable[BenchRow]:
+    from load_tests.bench_capacity import rows
+
+    return rows(quick)
+
+
 BENCHES: dict[str, tuple[Bench, str]] = {
     "sim": (_sim, "how fast the simulator is, against itself stepping every engine step"),
     "step": (_step, "what one decision costs in time and memory"),
     "validate": (_validate, "how close the simulated replica is to queueing theory and to measured vLLM runs"),
     "fluid": (_fluid, "how close the fluid twin is to the simulated fleet, in cost and attainment"),
+    "capacity": (_capacity, "how near the learned capacity of a replica is to what simulated replicas carry"),
     "drills": (_drills, "what each policy does when something goes wrong at a rising load"),
 }
 

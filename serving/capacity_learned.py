@@ -23,6 +23,7 @@ from serving.capacity import (
     GENERIC_LAW,
     GENERIC_MARGIN,
     LEAST_LOAD,
+    LONELY,
     MARGIN,
     MIX_STEP,
     SIZES,
@@ -36,7 +37,7 @@ from serving.capacity import (
 from serving.capacity_starts import Starts
 from serving.capacity_steps import Solved, StepBeliefs
 from serving.capacity_violations import Gain
-from serving.closed_forms import Engine, Law, Mix, itl_rate, request_work
+from serving.closed_forms import Engine, Law, Mix, itl_rate
 from serving.pooling import Routed, Routing
 from serving.profiles import profile
 from serving.startup import startup_prior
@@ -44,6 +45,8 @@ from serving.startup import startup_prior
 SOLVE_SECONDS, EARLY_SECONDS = 300, 60
 LEAST_ROWS = 5.0  # windows before a law is told from them
 NEW_MIX, MIX_SIGMA = 0.1, 0.1  # change of log lengths that is another mix, and what it adds to the factor's deviation
+CACHED_STEP, MOST_CACHED = 0.05, 0.95  # shares of prompts in the prefix cache that are told apart
+CACHED_HALF_LIFE_SECONDS = 600.0
 CV_SHARE = 0.3  # of a change of variations, which are estimates, against one of log means
 NEW_LAW = 0.02  # of the rate at the limit of the mean ITL, before another law is believed
 # How far windows may pull coefficients apart from the prior's shape, and how many the prior's scale is worth.
@@ -58,7 +61,8 @@ GENERIC_SIGMA = math.sqrt((math.log(GENERIC_MARGIN) / DEVIATIONS) ** 2 - gains.S
 class LearnedBeliefs:
     """What was learned: sums of windows, the law they told last (multiples of the prior's), the factor, start-ups.
 
-    `mix`: the lengths, rounded, that the factor was learned at.
+    `mix`: the lengths, rounded, that the factor was learned at.  `cached`: share of prompt tokens found in the prefix cache,
+    over about ten minutes.
     """
 
     steps: StepBeliefs = field(default_factory=StepBeliefs)
@@ -67,6 +71,7 @@ class LearnedBeliefs:
     gain: Gain = field(default_factory=Gain)
     starts: Starts = field(default_factory=Starts)
     mix: tuple[int, ...] = ()
+    cached: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +120,7 @@ class LearnedCapacity:
         startup = births.quantiles(beliefs.starts, self.prior.startup)
         if self.settings.feasible_requests_per_second is not None:
             return replace(self.prior.capacity(self.prior.start(), lengths, replicas), startup_seconds=startup)
-        base = self._base(beliefs, self._rounded(lengths))
+        base = self._base(beliefs, self._rounded(beliefs, lengths))
         return Capacity(
             seconds_per_request=0.0,
             seconds_per_prompt_token=base.weights[0],
@@ -133,8 +138,9 @@ class LearnedCapacity:
         starts = births.observed(beliefs.starts, self.startup_prior, observation)
         if self.settings.feasible_requests_per_second is not None:
             return replace(beliefs, starts=starts)
-        rounded = self._rounded(lengths)
-        beliefs = self._with_window(self._with_mix(beliefs, rounded), observation, mix_of(rounded))
+        beliefs = replace(beliefs, cached=_cached(beliefs.cached, observation))
+        rounded = self._rounded(beliefs, lengths)
+        beliefs = self._with_window(self._with_mix(beliefs, rounded), observation, rounded)
         return replace(beliefs, starts=starts, gain=self._with_latency(beliefs, observation, rounded, work))
 
     def refit(self, beliefs: LearnedBeliefs, observations: Sequence[Observation]) -> LearnedBeliefs:
@@ -145,26 +151,37 @@ class LearnedCapacity:
         """What was learned since the refit began is kept."""
         return beliefs
 
-    def _rounded(self, lengths: Lengths) -> tuple[int, ...]:
+    def _rounded(self, beliefs: LearnedBeliefs, lengths: Lengths) -> tuple[int, ...]:
+        """Rounded lengths, and the share of prompts that is cached."""
         s = self.settings
         prompt = s.mean_prompt_tokens if lengths.mean_prompt_tokens is None else lengths.mean_prompt_tokens
         output = s.mean_output_tokens if lengths.mean_output_tokens is None else lengths.mean_output_tokens
-        return rounded_mix(prompt, output, lengths.prompt_cv, lengths.output_cv)
+        mix = rounded_mix(prompt, output, lengths.prompt_cv, lengths.output_cv)
+        return (*mix, round(min(beliefs.cached or 0.0, MOST_CACHED) / CACHED_STEP))
 
     def _base(self, beliefs: LearnedBeliefs, rounded: tuple[int, ...]) -> _Base:
         return _base(self.law(beliefs), self.unit, self.engine, self.slo, self.routing, rounded)
 
     def _loads(self, beliefs: LearnedBeliefs, base: _Base) -> tuple[tuple[int, float], ...]:
         """Erlangs per replica, by size, less for what is not known yet."""
-        unsure = math.sqrt(beliefs.gain.variance) / gains.SIGMA
-        law = GENERIC_SIGMA**2 / (1.0 + beliefs.steps.weight) if self.generic else 0.0
-        log = beliefs.gain.log - DEVIATIONS * math.sqrt(beliefs.gain.variance + law)
-        factor = math.exp(GRAIN * round(log / GRAIN))
-        unsure = round(unsure, 2)
+        unsure, margin = self._unsure(beliefs)
+        factor = math.exp(GRAIN * round((beliefs.gain.log + margin) / GRAIN))
         return tuple(
             (n, significant(max(LEAST_LOAD, rate * base.work * factor * caution**unsure)))
             for (n, rate), caution in zip(base.rates, base.cautions, strict=True)
         )
+
+    def _unsure(self, beliefs: LearnedBeliefs) -> tuple[float, float]:
+        """(deviation of the factor in that of the prior, logarithm of the margin for it and for the law)."""
+        variance = beliefs.gain.variance
+        law = GENERIC_SIGMA**2 / (1.0 + beliefs.steps.weight) if self.generic else 0.0
+        return round(math.sqrt(variance) / gains.SIGMA, 2), -DEVIATIONS * math.sqrt(variance + law)
+
+    def caution(self, beliefs: LearnedBeliefs, replicas: int) -> float:
+        """What is used of the best estimate, as a fraction, in a pool of `replicas`."""
+        unsure, margin = self._unsure(beliefs)
+        lonely: float = (1.0 - LONELY / replicas) ** unsure
+        return math.exp(margin) * lonely
 
     @staticmethod
     def _learned(beliefs: LearnedBeliefs) -> bool:
@@ -176,14 +193,16 @@ class LearnedCapacity:
         if not beliefs.mix:
             return replace(beliefs, mix=rounded)
         means = sum(abs(a - b) for a, b in zip(beliefs.mix[:2], rounded[:2], strict=True)) * math.log(MIX_STEP)
-        apart = means + CV_SHARE * CV_STEP * sum(abs(a - b) for a, b in zip(beliefs.mix[2:], rounded[2:], strict=True))
+        variations = sum(abs(a - b) for a, b in zip(beliefs.mix[2:4], rounded[2:4], strict=True)) * CV_STEP
+        apart = means + CV_SHARE * variations + CACHED_STEP * abs(beliefs.mix[4] - rounded[4])
         if apart < NEW_MIX:
             return beliefs
         return replace(beliefs, mix=rounded, gain=gains.unsettled(beliefs.gain, MIX_SIGMA * apart))
 
-    def _with_window(self, beliefs: LearnedBeliefs, now: Observation, mix: Mix) -> LearnedBeliefs:
+    def _with_window(self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...]) -> LearnedBeliefs:
         """`beliefs` with the engine steps of the last window, and now and then a new law."""
-        window = steps.window_of(beliefs.steps, now, mix)
+        mix = mix_of(rounded[:4])
+        window = steps.window_of(beliefs.steps, now, mix, CACHED_STEP * rounded[4])
         columns, weight, error = None, 0.0, 0.0
         if window is not None:
             columns, weight = steps.columns_of(window, self.shape), window.weight
@@ -191,9 +210,12 @@ class LearnedCapacity:
         drifts = beliefs.steps.drifts
         beliefs = replace(beliefs, steps=steps.observed(beliefs.steps, now, columns, weight, error))
         early = beliefs.steps.weight < steps.TRUSTED_ROWS
+        drifted = beliefs.steps.drifts > drifts
         due = now.at_seconds - beliefs.solved_at_seconds >= (EARLY_SECONDS if early else SOLVE_SECONDS)
-        if columns is None or not (due or beliefs.steps.drifts > drifts) or beliefs.steps.weight < LEAST_ROWS:
+        if columns is None or not (due or drifted) or beliefs.steps.weight < LEAST_ROWS:
             return beliefs
+        if drifted:
+            beliefs = replace(beliefs, gain=gains.drifted(beliefs.gain))
         return self._with_law(replace(beliefs, solved_at_seconds=now.at_seconds), mix)
 
     def _with_law(self, beliefs: LearnedBeliefs, mix: Mix) -> LearnedBeliefs:
@@ -221,17 +243,40 @@ class LearnedCapacity:
             return gain
         pool = Routed(replicas=n, routing=self.routing)
         allowed = 1.0 - self.slo.attainment_fraction
-        expected = gains.curve(self.law(beliefs), mix_of(rounded), self.engine, bounds, allowed, rate, pool)
+        expected = gains.curve(*uncached(self.law(beliefs), self.engine, rounded), bounds, allowed, rate, pool)
         return gains.corrected(gain, now, bounds, expected, rate * base.work)
+
+
+def _cached(before: float | None, now: Observation) -> float | None:
+    demand = now.demand
+    if demand is None or demand.cached_prompt_tokens is None or not demand.prompt_tokens:
+        return before
+    share = min(1.0, demand.cached_prompt_tokens / demand.prompt_tokens)
+    faded: float = 0.5 ** (now.window_seconds / CACHED_HALF_LIFE_SECONDS)
+    return share if before is None else before + (1.0 - faded) * (share - before)
+
+
+@lru_cache(maxsize=1024)
+def uncached(law: Law, engine: Engine, rounded: tuple[int, ...]) -> tuple[Law, Mix, Engine]:
+    """The same replica with prompts as short as their uncached part: what is cached is only context and room."""
+    mix, share = mix_of(rounded[:4]), CACHED_STEP * rounded[4]
+    if share == 0.0:
+        return law, mix, engine
+    shorter = replace(mix, prompt=max(1.0, mix.prompt * (1.0 - share)))
+    away = mix.prompt - shorter.prompt
+    kv = engine.kv_tokens * shorter.context / mix.context
+    return replace(law, b=law.b + law.e * away, c=law.c + law.d * away), shorter, replace(engine, kv_tokens=kv)
 
 
 @lru_cache(maxsize=4096)
 def _base(law: Law, unit: Law, engine: Engine, slo: Slo, routing: Routing, rounded: tuple[int, ...]) -> _Base:
-    mix = mix_of(rounded)
+    mix = mix_of(rounded[:4])
+    less, shorter, smaller = uncached(law, engine, rounded)
+    weights = weights_of(unit, mix)
     return _Base(
-        rates=tail_rates(law, mix, engine, slo, routing),
+        rates=tail_rates(less, shorter, smaller, slo, routing),
         cautions=cautions(mix),
-        weights=weights_of(unit, mix),
-        work=request_work(unit, mix),
+        weights=weights,
+        work=shorter.prompt * weights[0] + mix.output * weights[1],
         output=significant(mix.output),
     )

@@ -79,8 +79,11 @@ class Window:
     step_tokens: Histogram | None
 
 
-def window_of(beliefs: StepBeliefs, now: Observation, mix: Mix) -> Window | None:
-    """The window that ends `now`, if it tells something of the law; `mix` gives the context, `beliefs` what was before."""
+def window_of(beliefs: StepBeliefs, now: Observation, mix: Mix, cached: float = 0.0) -> Window | None:
+    """The window that ends `now`, if it tells something of the law; `mix` gives the context, `beliefs` what was before.
+
+    `cached`: share of prompt tokens that are found in the prefix cache; the others attend to them.
+    """
     load, demand, ready = now.load, now.demand, now.replicas.ready
     if load is None or demand is None or demand.output_tokens is None or ready < 1 or now.replicas.draining:
         return None
@@ -100,7 +103,7 @@ def window_of(beliefs: StepBeliefs, now: Observation, mix: Mix) -> Window | None
     decode = max(0.0, demand.output_tokens - first)
     return Window(
         seconds=seconds, steps=load.engine_steps, prefill=prefill, decode=decode, context=decode * mix.context,
-        pairs=prefill * mix.prompt_square / (2.0 * mix.prompt), requests=first,
+        pairs=prefill * (1.0 + cached) * mix.prompt_square / (2.0 * mix.prompt), requests=first,
         weight=weight, step_tokens=h,
     )  # fmt: skip
 

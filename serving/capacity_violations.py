@@ -2,7 +2,7 @@
 
 At a steady load the closed forms expect so many late first tokens and slow answers.  Their logarithm is near linear in the
 load, so a count that is off by a factor means a capacity that is off by much less.  The factor's logarithm is normal; each
-window moves it as a Poisson count would (an extended Kalman filter), of which only every `CLUMP`-th is news, because one long
+few of them move it as a Poisson count would (an extended Kalman filter), of which only every `CLUMP`-th is news, because one long
 prompt delays everybody beside it.
 """
 
@@ -21,9 +21,10 @@ from serving.tails import late_shares
 
 SIGMA = 0.1  # of the factor's logarithm before anything was measured
 DRIFT_PER_HOUR = 0.02
+ENOUGH = 8.0  # late or expected requests, before the factor moves: in small counts chance looks like a sign
 CLUMP = 10.0  # late requests that come together
 BACKGROUND = 0.25  # of what the SLO allows: late requests that no steady load explains
-MOST_STEP = 0.03  # of the logarithm, in a window
+MOST_STEP = 0.05  # of the logarithm, at a time
 LEAST, MOST = math.log(0.5), math.log(1.6)
 SETTLE_SECONDS = 120  # after replicas came or went
 SMOOTH_SECONDS, SLOW_SECONDS = 60.0, 300.0
@@ -40,7 +41,8 @@ class Gain:
 
     `load`, `slow`: Erlangs per ready replica, smoothed over a minute and over five.
 
-    `late`: decayed count of what was late, `expected`: of what the closed forms expected.
+    `late`: decayed count of what was late, `expected`: of what the closed forms expected.  `waiting`: the same two since the
+    factor last moved, what is late at any load at most, and the expected weighed by d log share / d log load.
     """
 
     log: float = 0.0
@@ -51,21 +53,23 @@ class Gain:
     ready_since_seconds: int = 0
     late: float = 0.0
     expected: float = 0.0
+    waiting: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Share of requests beyond bounds that histograms have: idle, and `share` at the feasible load with `slope` of its log."""
+    """Share of requests beyond bounds that histograms have: `share` at the feasible load with `slope` of its log.
+
+    `idle`: what may be late besides, at any load.
+    """
 
     idle: float
     share: float
     slope: float
 
-    def at(self, load: float) -> tuple[float, float]:
-        """(share, d log share / d log load) at `load`, in feasible loads."""
-        busy = self.share * math.exp(min(20.0, self.slope * (load - 1.0)))
-        whole = self.idle + busy
-        return min(1.0, whole), self.slope * load * busy / whole
+    def at(self, load: float) -> float:
+        """The share that is late because of a `load`, in feasible loads."""
+        return min(1.0, self.share * math.exp(min(20.0, self.slope * (load - 1.0))))
 
 
 def bounds_below(observation: Observation, slo: Slo) -> tuple[float, float] | None:
@@ -150,27 +154,43 @@ def corrected(gain: Gain, now: Observation, bounds: tuple[float, float], expecte
         for histogram, bound in ((latency.ttft, bounds[0]), (latency.itl, bounds[1]))
         if histogram is not None and bound < math.inf
     )
-    share, steep = expected.at(load)
-    awaited = served * share
-    variance = gain.variance / (1.0 + gain.variance * awaited * steep * steep / CLUMP)
-    step = -variance * steep * (late - awaited) / CLUMP
-    step = min(MOST_STEP, max(-MOST_STEP, step))
+    awaited = served * expected.at(load)
     decay = 0.5 ** (now.window_seconds / 3600.0)
-    return replace(
-        gain,
-        log=min(MOST, max(LEAST, gain.log + step)),
-        variance=variance,
-        late=decay * gain.late + late,
-        expected=decay * gain.expected + awaited,
-    )
+    news = (late, awaited, served * expected.idle, awaited * expected.slope * load)
+    waiting = tuple([decay * a + b for a, b in zip(gain.waiting, news, strict=True)])
+    gain = replace(
+        gain, late=decay * gain.late + late, expected=decay * gain.expected + awaited,
+        waiting=(waiting[0], waiting[1], waiting[2], waiting[3]),
+    )  # fmt: skip
+    return _taught(gain) if waiting[0] + waiting[1] >= ENOUGH else gain
+
+
+def _taught(gain: Gain) -> Gain:
+    """`gain` moved by what waits.  How many would be late at any load is not known: only what that cannot explain is news."""
+    late, awaited, idle, weighed = gain.waiting
+    steep = weighed / max(1e-9, awaited)
+    if late > awaited + idle:
+        off = late - awaited - idle
+        steep *= awaited / (awaited + idle)
+    else:
+        off = min(0.0, late - awaited)
+    variance = gain.variance / (1.0 + gain.variance * awaited * steep * steep / CLUMP)
+    step = min(MOST_STEP, max(-MOST_STEP, -variance * steep * off / CLUMP))
+    log = min(MOST, max(LEAST, gain.log + step))
+    return replace(gain, log=log, variance=variance, waiting=(0.0, 0.0, 0.0, 0.0))
 
 
 def moved(gain: Gain, log_ratio: float) -> Gain:
     """`gain` after the closed forms moved by a factor: what was measured still holds, less surely."""
     gain, known = unsettled(gain, 0.5 * log_ratio), 1.0 - gain.variance / (SIGMA * SIGMA)
-    return replace(gain, log=min(MOST, max(LEAST, gain.log - known * log_ratio)))
+    return replace(gain, log=min(MOST, max(LEAST, gain.log - known * log_ratio)), waiting=(0.0, 0.0, 0.0, 0.0))
 
 
 def unsettled(gain: Gain, sigma: float) -> Gain:
     """`gain`, known less well by a standard deviation of `sigma`."""
     return replace(gain, variance=min(SIGMA * SIGMA, gain.variance + sigma * sigma))
+
+
+def drifted(gain: Gain) -> Gain:
+    """`gain` after the engines became others: what was late on the way is no news of them."""
+    return replace(gain, variance=SIGMA * SIGMA, waiting=(0.0, 0.0, 0.0, 0.0))
