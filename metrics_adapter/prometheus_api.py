@@ -7,6 +7,7 @@ Redirects are not followed: credentials go to the configured server alone.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import math
 import random
@@ -250,7 +251,8 @@ def _short(error: Exception) -> str:
 def credentials(auth: AuthSettings) -> dict[str, str]:
     """The header that `auth` asks for, from its files as they are now.  Raises SourceUnavailable if one cannot be read."""
     if auth.username is not None and auth.password_file is not None:
-        return {"Authorization": aiohttp.BasicAuth(auth.username, _secret(auth.password_file), "utf-8").encode()}
+        pair = f"{auth.username}:{_secret(auth.password_file)}".encode()
+        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
     if auth.bearer_token_file is not None:
         return {"Authorization": f"Bearer {_secret(auth.bearer_token_file)}"}
     return {}

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from autoscaler.errors import ConfigError, SourceError
 from autoscaler.settings import Slo
-from autoscaler.types import Observation, Replicas
+from autoscaler.types import Demand, Observation, Replicas
 from metrics_adapter import prometheus_queries as queries
 from metrics_adapter.assembly import assemble
 from metrics_adapter.engines import CONCEPTS, Engine
@@ -107,7 +107,9 @@ def _observations(
             pool, {"all": then}, {"all": now}, at_seconds=at, window_seconds=step, replicas=size, slo=slo
         )  # fmt: skip
         load = None if seen.load is None else replace(seen.load, replicas_reporting=replicas[at])
-        found.append(replace(seen, load=load))
+        # One sample in a step shows what there is and not what came.
+        demand = None if seen.demand == Demand() else seen.demand
+        found.append(replace(seen, load=load, demand=demand))
         before = now
     return found, before
 

@@ -77,6 +77,7 @@ class RealPrometheus:
             f"--config.file={self.folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={self.folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
+            "--storage.tsdb.retention.time=60d",
             "--log.level=warn",
         ]
         if self._web is not None:
@@ -99,6 +100,17 @@ class RealPrometheus:
         except (urllib.error.URLError, OSError):
             return False
 
+    def wait_for_targets(self, count: int) -> None:
+        """Return when so many targets were scraped: discovery takes five seconds, and nobody can hurry it."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with urllib.request.urlopen(f"{self.url}/api/v1/targets?state=active", timeout=5) as answer:
+                found = json.load(answer)["data"]["activeTargets"]
+            if sum(t["health"] == "up" for t in found) >= count:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"{count} targets were not scraped within a minute")
+
     def stop(self) -> None:
         """End it; what it stored stays."""
         if self.process is not None:
@@ -120,5 +132,14 @@ def load_history(folder: Path, openmetrics: str) -> None:
     """Put recorded samples, in OpenMetrics text with timestamps, into the store below `folder`, before it is started."""
     page = folder / "history.om"
     page.write_text(openmetrics)
-    command = [programs()["PROMTOOL"], "tsdb", "create-blocks-from", "openmetrics", str(page), str(folder / "data")]
+    days = "--max-block-duration=32h"  # few blocks instead of one per two hours
+    command = [
+        programs()["PROMTOOL"],
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        days,
+        str(page),
+        str(folder / "data"),
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
