@@ -41,6 +41,7 @@ VERBS: tuple[tuple[str, str, str], ...] = (
         "metrics_adapter.observe",
         "Show live what the autoscaler sees of running pools; record it, decide on it.",
     ),
+    ("capacity", "autoscaler.capacity_command", "Show what is believed of a pool's replicas, from what data, how well."),
     ("calibrate", "serving.calibrate_command", "Learn a replica's profile from a step log or recorded observations."),
     (
         "loadtest",
