@@ -35,7 +35,7 @@ def autoscaler_for(
 ) -> Autoscaler:
     """The Autoscaler of `settings` with the library's models, or with the caller's own."""
     capacity = capacity_model or LearnedCapacity(settings.replica, settings.startup, settings.slo)
-    guess = forecaster or Seasonal(windows_for(settings, capacity), settings.interval_seconds)
+    guess = forecaster or Seasonal(windows_for(settings, capacity), settings.interval_seconds, settings.events)
     return Autoscaler.of(settings, guess, capacity, policies)
 
 

@@ -67,7 +67,11 @@ class Forecaster(Protocol):
         """Quantiles of the maximum work in each (start, end) window ahead; None, or ForecastError, if it cannot tell."""
 
     def refit(self, history: Any, beliefs: Any) -> Any:
-        """Better beliefs, slowly (periods, profiles)."""
+        """Better beliefs, slowly (periods, profiles).
+
+        A forecaster that needs them while it observes has, besides, a pure `adopt(history, beliefs)` that gives the history
+        which knows them; it is called when the outcome of a refit is taken up.
+        """
 
 
 class CapacityModel(Protocol):

@@ -102,7 +102,9 @@ class Autoscaler:
     def adopt(self, memory: Memory, beliefs: Beliefs) -> Memory:
         """`memory` with the outcome of a refit; steps may have been made since it was begun."""
         capacity = self.capacity_model.adopt(memory.beliefs.capacity, beliefs.capacity)
-        return replace(memory, beliefs=replace(beliefs, capacity=capacity))
+        taught = getattr(self.forecaster, "adopt", None)  # of those that need their beliefs while they observe
+        history = memory.history if taught is None else taught(memory.history, beliefs.forecast)
+        return replace(memory, history=history, beliefs=replace(beliefs, capacity=capacity))
 
     def _check(self, memory: Memory, observation: Observation) -> None:
         if observation.pool != memory.pool:

@@ -2,87 +2,120 @@
 
 An expert sees a `View` and answers in Erlangs, or None while what it needs is not there (it sleeps).  A guess may be biased:
 the trackers learn by how much outcomes exceed it.  A new expert is one more row of `EXPERTS`.
+
+Known events (`forecast.events`) are taken out of what a View shows, and put back in what the experts answer: an expert
+guesses as if the window held no event.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from forecast.cells import largest_known
+from forecast.events import Events
 from forecast.history import DAY, FIVE, History
 
 LEAST_WORK = 0.02  # Erlangs: what logarithms take for zero
 CYCLES = (1, 2, 3, 7)  # days back
+LEAST_CYCLES = 2  # that must be there before a seasonal expert wakes
 LEAST_RATIO, MOST_RATIO = 0.2, 5.0  # of today's level to that of another day
 DAMPING = 0.9  # of a trend, per 5 min ahead
 _FAST, _SLOW = 60.0, 300.0  # time constants of the two levels whose difference is the trend
 
+Past = tuple[tuple[float, float], ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:
-    """Exponentially weighted means of the work with time constants 1, 5 and 15 min; None before the first sample."""
+    """Exponentially weighted means of the work with time constants 1, 5, 15 and 60 min; None before the first sample."""
 
     minute: float | None = None
     five: float | None = None
     fifteen: float | None = None
+    hour: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class View:
-    """What experts may look at.  `past`: per cycle of `CYCLES`, (peak, level) of the same window so many days ago."""
+    """What experts may look at.  `level`: mean of the last 15 min.
+
+    `days`: (peak, level) of the same window 1, 2, 3 and 7 days ago, those that are known; `cycles`: the same 1, 2 and 3
+    detected periods ago.
+    """
 
     levels: Levels
-    peak_five: float | None
-    peak_fifteen: float | None
-    peak_hour: float | None
+    peak: float | None
     level: float | None
-    past: tuple[tuple[float | None, float | None], ...]
+    days: Past
+    cycles: Past
     end_seconds: int
 
 
 @dataclass(slots=True, kw_only=True)
 class Present:
-    """The part of a View that all windows share."""
+    """The part of a View that all windows share.  `days`, `cycles`: (seconds back, level then)."""
 
-    peak_five: float | None
-    peak_fifteen: float | None
-    peak_hour: float | None
+    levels: Levels
+    peak: float | None
     level: float | None
-    past_levels: tuple[float | None, ...]
+    days: Past
+    cycles: Past
 
 
-def present(history: History, at_seconds: int) -> Present:
+def present(history: History, levels: Levels, events: Events, periods: Sequence[int], at_seconds: int) -> Present:
     """What is known at `at_seconds` whatever the window."""
     stop, per_five = history.rolling.stop, FIVE // history.cell_seconds
-    five = largest_known(history.rolling.between(stop - per_five, stop))
-    last = history.five_peak.stop
-    hour = history.five_peak.between(last - 12, last)
+    peak, level = largest_known(history.rolling.between(stop - per_five, stop)), history.level_before(at_seconds)
+    factor = events.factor(at_seconds)
+    if factor != 1.0:
+        peak, level = _over(peak, factor), _over(level, factor)
+        levels = Levels(
+            minute=_over(levels.minute, factor), five=_over(levels.five, factor),
+            fifteen=_over(levels.fifteen, factor), hour=_over(levels.hour, factor),
+        )  # fmt: skip
+    backs = [n * periods[0] for n in (1, 2, 3)] if periods else ()
     return Present(
-        peak_five=five,
-        peak_fifteen=largest_known((five, *hour[-2:])),
-        peak_hour=largest_known((five, *hour)),
-        level=history.level_before(at_seconds),
-        past_levels=tuple(history.level_before(at_seconds - days * DAY) for days in CYCLES),
-    )
-
-
-def view(history: History, levels: Levels, now: Present, at_seconds: int, start_seconds: int, end_seconds: int) -> View:
-    """What experts see of the window (at + start, at + end]."""
-    past = tuple(
-        (None, None)
-        if level is None
-        else (history.past_peak(at_seconds + start_seconds - back, at_seconds + end_seconds - back), level)
-        for level, back in zip(now.past_levels, (days * DAY for days in CYCLES), strict=True)
-    )
-    return View(
         levels=levels,
-        peak_five=now.peak_five,
-        peak_fifteen=now.peak_fifteen,
-        peak_hour=now.peak_hour,
+        peak=peak,
+        level=level,
+        days=_levels_back(history, events, at_seconds, [days * DAY for days in CYCLES]),
+        cycles=_levels_back(history, events, at_seconds, backs),
+    )
+
+
+def _levels_back(history: History, events: Events, at_seconds: int, backs: Sequence[int]) -> Past:
+    found = []
+    for back in backs:
+        level = history.level_before(at_seconds - back)
+        if level is not None:
+            found.append((float(back), level / events.factor(at_seconds - back)))
+    return tuple(found)
+
+
+def _over(value: float | None, factor: float) -> float | None:
+    return None if value is None else value / factor
+
+
+def view(history: History, events: Events, now: Present, at_seconds: int, start_seconds: int, end_seconds: int) -> View:
+    """What experts see of the window (at + start, at + end]."""
+
+    def peaks(backs: Past) -> Past:
+        found = []
+        for back, level in backs:
+            start, end = at_seconds + start_seconds - int(back), at_seconds + end_seconds - int(back)
+            peak = history.past_peak(start, end)
+            if peak is not None:
+                found.append((peak / events.largest(start, end), level))
+        return tuple(found)
+
+    return View(
+        levels=now.levels,
+        peak=now.peak,
         level=now.level,
-        past=past,
+        days=peaks(now.days),
+        cycles=peaks(now.cycles),
         end_seconds=end_seconds,
     )
 
@@ -96,36 +129,40 @@ def _trend(v: View) -> float | None:
     return max(0.0, fast + (fast - slow) / (_SLOW - _FAST) * ahead)
 
 
-def _ratio(index: int) -> Callable[[View], float | None]:
-    """The peak of the same window some days ago, times today's level over the level then."""
-
-    def guess(v: View) -> float | None:
-        peak, level = v.past[index]
-        if peak is None or level is None or v.level is None:
-            return None
-        ratio = max(v.level, LEAST_WORK) / max(level, LEAST_WORK)
-        return peak * min(max(ratio, LEAST_RATIO), MOST_RATIO)
-
-    return guess
-
-
-def _profile(v: View) -> float | None:
-    """Median over the cycles of the peak of the same window, whatever today's level is; wants two cycles."""
-    peaks = sorted(peak for peak, _ in v.past if peak is not None)
-    if len(peaks) < 2:
+def _median(values: list[float]) -> float | None:
+    if len(values) < LEAST_CYCLES:
         return None
-    return (peaks[(len(peaks) - 1) // 2] + peaks[len(peaks) // 2]) / 2.0
+    values.sort()
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2.0
 
 
-# Every expert by name, in the order in which their trackers are kept.  The first `BASIC` need no other day.
+def _ratio(v: View) -> float | None:
+    """Median over the days of the peak of the same window times today's level over the level then."""
+    now = v.level
+    if now is None:
+        return None
+    level = max(now, LEAST_WORK)
+    return _median([peak * min(max(level / max(then, LEAST_WORK), LEAST_RATIO), MOST_RATIO) for peak, then in v.days])
+
+
+def _shift(now: float | None, past: Past) -> float | None:
+    """Today's level and the median over the cycles of the climb from the level then to the peak of the same window."""
+    if now is None:
+        return None
+    climb = _median([peak - then for peak, then in past])
+    return None if climb is None else max(0.0, now + climb)
+
+
+# Every expert by name, in the order in which their trackers are kept.
 EXPERTS: tuple[tuple[str, Callable[[View], float | None]], ...] = (
     ("level_1m", lambda v: v.levels.minute),
     ("level_5m", lambda v: v.levels.five),
     ("level_15m", lambda v: v.levels.fifteen),
+    ("level_60m", lambda v: v.levels.hour),
     ("trend", _trend),
-    ("peak_5m", lambda v: v.peak_five),
-    ("peak_15m", lambda v: v.peak_fifteen),
-    ("peak_60m", lambda v: v.peak_hour),
-    *((f"day_{days}", _ratio(i)) for i, days in enumerate(CYCLES)),
-    ("profile", _profile),
+    ("peak_5m", lambda v: v.peak),
+    ("day_ratio", _ratio),
+    ("day_shift", lambda v: _shift(v.level, v.days)),
+    ("day_profile", lambda v: _median([peak for peak, _ in v.days])),
+    ("period_shift", lambda v: _shift(v.level, v.cycles)),
 )

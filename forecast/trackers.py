@@ -1,6 +1,7 @@
 """From guesses to quantiles: what outcomes exceeded each guess by, tracked online, and a vote weighted by past loss.
 
-Residuals are logarithms of outcome over guess.  Everything is O(experts x levels) per matured forecast, frozen and plain.
+Residuals are logarithms of (outcome + shift) over (guess + shift), see `forecast.tracks`.  Everything is
+O(experts x levels) per matured forecast, frozen and plain.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from statistics import NormalDist
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _Z = tuple(round(NormalDist().inv_cdf(q), 9) for q in LEVELS)
 
-GAIN = 0.05  # step of a quantile tracker, in standard deviations of the residual
-PRIOR_SPREAD, PRIOR_WEIGHT = 0.5, 30.0  # before any residual: 0.5 z, worth so many matured forecasts
-WARM = 180  # matured forecasts until the tracker stops leaning on the normal quantile
+GAIN = 0.03  # step of a quantile tracker, in standard deviations of the residual
+TAILS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 5.0)  # far levels are missed rarely: longer steps, or they lag for days
+PRIOR_SPREAD, PRIOR_WEIGHT = 0.5, 3.0  # before any residual: 0.5 z, worth so many matured forecasts
+WARM = 400  # matured forecasts until the tracker stops leaning on the normal quantile
 SPREAD_SECONDS = 86_400.0  # memory of mean and spread
 LOSS_MEMORY = 500.0  # matured forecasts that losses remember
 LEAST_WEIGHT = 0.01  # of the best expert's; below it an expert is scored but not heard
 JOIN = 90  # matured forecasts before an expert may vote, if another one has so many
-_Q_UP = tuple(GAIN * q for q in LEVELS)
-_Q_DOWN = tuple(GAIN * (1.0 - q) for q in LEVELS)
+_Q_UP = tuple(GAIN * m * q for m, q in zip(TAILS, LEVELS, strict=True))
+_Q_DOWN = tuple(GAIN * m * (1.0 - q) for m, q in zip(TAILS, LEVELS, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,11 @@ class Tracker:
     offsets: tuple[float, ...] = tuple(PRIOR_SPREAD * z for z in _Z)
     loss: float = 0.0
 
-    def scored(self, residual: float, step_seconds: float) -> Tracker:
-        """The tracker after an outcome that exceeded the guess by exp(`residual`), `step_seconds` after the one before."""
+    def scored(self, residual: float, step_seconds: float, weight: float = 1.0, memory: float = LOSS_MEMORY) -> Tracker:
+        """The tracker after an outcome that exceeded the guess by exp(`residual`), `step_seconds` after the one before.
+
+        `weight` of the loss: what a unit of log residual costs in work.  `memory`: matured forecasts that losses remember.
+        """
         n = self.matured + 1
         fade = max(1.0 / (n + PRIOR_WEIGHT), min(1.0, step_seconds / SPREAD_SECONDS))
         off = residual - self.mean
@@ -53,10 +58,8 @@ class Tracker:
                 offsets.append(u - spread * down)
         if n <= WARM:
             offsets = [mean + spread * z for z in _Z]
-        loss = total / len(LEVELS)
-        return Tracker(
-            n, mean, variance, tuple(offsets), self.loss + max(1.0 / n, 1.0 / LOSS_MEMORY) * (loss - self.loss)
-        )
+        loss = weight * total / len(LEVELS)
+        return Tracker(n, mean, variance, tuple(offsets), self.loss + max(1.0 / n, 1.0 / memory) * (loss - self.loss))
 
 
 def _rows(offsets: tuple[float, ...]) -> Iterator[tuple[float, float, float, float]]:
@@ -77,7 +80,7 @@ def weights(trackers: tuple[Tracker, ...], awake: tuple[bool, ...]) -> tuple[flo
     if not voting:
         voting = [i for i, on in enumerate(awake) if on]
         return tuple(1.0 / len(voting) if i in voting else 0.0 for i in range(len(awake)))
-    losses = sorted(trackers[i].loss for i in voting)
+    losses = sorted([trackers[i].loss for i in voting])
     median, best = losses[len(losses) // 2], losses[0]
     rate = math.sqrt(8.0 * math.log(max(2, len(voting))) / LOSS_MEMORY) * LOSS_MEMORY / max(median, 1e-12)
     shares = [0.0] * len(awake)

@@ -15,7 +15,8 @@ from autoscaler.errors import ForecastError
 from autoscaler.record import decode, encode
 from forecast.experts import EXPERTS
 from forecast.seasonal import Seasonal, SeasonalHistory
-from forecast.trackers import LEVELS, Tracker, weights
+from forecast.trackers import LEVELS, PRIOR_WEIGHT, Tracker, weights
+from forecast.tracks import SHIFT
 
 T0 = 1_700_000_000 // 86_400 * 86_400
 WINDOWS = ((180, 240), (0, 300))
@@ -67,7 +68,8 @@ def test_a_window_is_scored_by_its_outcome_and_no_earlier():
     assert told(f, [5.0] * 71, 10).tracks[0].matured == 0
     assert told(f, [5.0] * 72, 10).tracks[0].matured == 1
     surprised = told(f, [5.0] * 66 + [20.0] * 6, 10).tracks[0].experts[0]
-    assert surprised.mean == pytest.approx(math.log(4.0) / (1 + 30), rel=1e-6)
+    shift = SHIFT * 5.0
+    assert surprised.mean == pytest.approx(math.log((20 + shift) / (5 + shift)) / (1 + PRIOR_WEIGHT), rel=1e-6)
 
 
 def test_masked_windows_are_not_scored():
