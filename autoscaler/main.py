@@ -41,7 +41,12 @@ VERBS: tuple[tuple[str, str, str], ...] = (
         "metrics_adapter.observe",
         "Show live what the autoscaler sees of running pools; record it, decide on it.",
     ),
-    ("capacity", "autoscaler.capacity_command", "Show what is believed of a pool's replicas, from what data, how well."),
+    ("predict", "metrics_adapter.predict", "Serve forecasts over HTTP, as Katalyst's resource portrait asks for them."),
+    (
+        "capacity",
+        "autoscaler.capacity_command",
+        "Show what is believed of a pool's replicas, from what data, how well.",
+    ),
     ("calibrate", "serving.calibrate_command", "Learn a replica's profile from a step log or recorded observations."),
     (
         "loadtest",
@@ -251,6 +256,7 @@ def _kind_of_file(name: str) -> str:
         data = load_mapping(path)
         if "pools" in data:
             pools = load_config(path).pools
+            _check_sources(pools)
             return f"a config of {len(pools)} pool{'s' if len(pools) != 1 else ''}: {', '.join(p.name for p in pools)}"
         if "step" in data or "roofline" in data or "linear" in data or "weights_gb" in data:
             from serving.profiles import load_profile
@@ -263,6 +269,17 @@ def _kind_of_file(name: str) -> str:
     from load_tests.traces import load_trace
 
     return f"a trace: {load_trace(name)}"
+
+
+def _check_sources(pools: Sequence[PoolSettings]) -> None:
+    """Refuse an engine that is not known; what a config cannot say by itself."""
+    from metrics_adapter.sources import check_source
+
+    for i, pool in enumerate(pools):
+        try:
+            check_source(pool)
+        except ConfigError as error:
+            raise error.under(f"pools[{i}]") from None
 
 
 def _schema(arguments: argparse.Namespace) -> int:

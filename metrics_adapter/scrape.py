@@ -20,7 +20,8 @@ from autoscaler.errors import ConfigError, MetricMissing, SourceError
 from autoscaler.scrape_settings import ScrapeSettings
 from autoscaler.settings import Slo
 from autoscaler.types import Observation, Replicas
-from metrics_adapter.assembly import LONGEST_WINDOWS, assemble
+from metrics_adapter.assembly import assemble
+from metrics_adapter.changes import LONGEST_WINDOWS
 from metrics_adapter.discovery import Discovery, Endpoint, discovery_of
 from metrics_adapter.door import DoorCounts
 from metrics_adapter.engines import Engine, load_engine

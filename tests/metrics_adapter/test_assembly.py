@@ -90,6 +90,12 @@ def test_a_new_replica_gives_gauges_and_no_counts() -> None:
     assert (load(seen).running_requests, load(seen).waiting_requests, load(seen).replicas_reporting) == (9, 3, 2)
 
 
+def test_a_replica_whose_process_began_within_the_window_gives_all_it_counted() -> None:
+    new = at(1010, ttft=(5, 0, 0, 0, 0), waiting=3, started=1002.0)
+    seen = see({"a": at(1000)}, {"a": at(1010, ttft=(1, 0, 0, 0, 0)), "b": new})
+    assert demand(seen).requests == 1 + 8
+
+
 def test_a_vanished_replica_takes_nothing_from_the_others() -> None:
     gone = at(1000, ttft=(500, 0, 0, 0, 0), waiting=60)
     seen = see({"a": at(1000), "b": gone}, {"a": at(1010, ttft=(3, 0, 0, 0, 0))})

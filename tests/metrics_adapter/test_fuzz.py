@@ -136,6 +136,7 @@ def test_a_hundred_thousand_mutated_pages_and_answers() -> None:
 # Answers: the page is right, and what is around it is wrong.
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
+BOMB = gzip.compress(b"# a\n" * 5_000_000)
 
 
 def wrong_answer(page: bytes, draw: random.Random) -> bytes:
@@ -164,6 +165,7 @@ def wrong_answer(page: bytes, draw: random.Random) -> bytes:
         coded + zipped,
         coded + zipped[: draw.randint(0, len(zipped))],
         coded + draw.randbytes(len(zipped)),
+        HEAD + plain + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB,
         HEAD + plain + b"Content-Encoding: gzip\r\n" + length + b"\r\n" + page,
         HEAD + plain + b"Content-Encoding: zstd\r\n" + length + b"\r\n" + page,
         HEAD + b"Content-Type: text/html\r\n" + length + b"\r\n" + page,

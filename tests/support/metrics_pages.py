@@ -36,7 +36,7 @@ def vllm_page(
     finished: float = 0,
     rejected: float = 0,
     steps: float = 0,
-    started: float | None = 1000.0,
+    started: float | None = 500.0,
     awake: float = 1,
 ) -> str:
     """A page of vLLM 0.32's form."""

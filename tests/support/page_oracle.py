@@ -34,17 +34,10 @@ def oracle(page: bytes, wanted: Collection[str]) -> Found | None:
             continue
         if name.group().decode() not in wanted:
             continue
-        try:
-            line = raw.decode()
-        except UnicodeDecodeError:
-            line = (
-                raw.split(b"} ")[0].decode(errors="surrogateescape")
-                + "} "
-                + raw.split(b"} ")[-1].decode(errors="replace")
-            )
-            if any("\ud800" <= c <= "\udfff" for c in line):
-                return None
+        line = raw.decode(errors="surrogateescape")
         match = LINE.fullmatch(line)
+        if match is not None and any("\ud800" <= c <= "\udfff" for c in match["labels"] or ""):
+            return None  # no UTF-8
         if match is None or NUMBER.fullmatch(match["value"]) is None:
             return None
         labels: dict[str, str] = {}
