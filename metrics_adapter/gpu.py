@@ -36,7 +36,8 @@ class Gpu:
     """One GPU, or one MIG instance or partition of it, at an instant.
 
     `id` is its UUID (with the instance, where there is one).  `pod` and `namespace` are empty where nobody holds it or the
-    exporter does not know.  `xids`: codes that were told.  `faults`: what else the source calls broken, in words.
+    exporter does not know.  `xids`: codes that were told, `recent_xids`: those of them that the exporter counted within its
+    window.  `faults`: what else the source calls broken, in words.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Gpu:
     memory_total_bytes: float | None = None
     power_watts: float | None = None
     xids: tuple[int, ...] = ()
+    recent_xids: tuple[int, ...] = ()
     faults: tuple[str, ...] = ()
 
 
@@ -60,6 +62,7 @@ class _Device:
     labels: Mapping[str, str]
     values: dict[str, float] = field(default_factory=dict)
     xids: set[int] = field(default_factory=set)
+    recent: set[int] = field(default_factory=set)
     faults: set[str] = field(default_factory=set)
 
 
@@ -97,6 +100,8 @@ def _dcgm(devices: dict[str, _Device], name: str, labels: Mapping[str, str], val
     elif name in ("DCGM_EXP_XID_ERRORS_COUNT", "DCGM_EXP_XID_ERRORS_TOTAL"):
         if value > 0 and labels.get("xid", "").isdigit() and int(labels["xid"]) > 0:
             device.xids.add(int(labels["xid"]))
+            if name == "DCGM_EXP_XID_ERRORS_COUNT":
+                device.recent.add(int(labels["xid"]))
     elif name == "DCGM_FI_DEV_ROW_REMAP_FAILURE":
         if value > 0:
             device.faults.add("row remapping failed")
@@ -123,6 +128,7 @@ def _nvidia_gpu(key: str, device: _Device, whole: _Device | None) -> Gpu:
     pod, namespace = _pod(device.labels)
     # What breaks a GPU breaks its instances.
     xids = device.xids | (whole.xids if whole is not None else set())
+    recent = device.recent | (whole.recent if whole is not None else set())
     faults = device.faults | (whole.faults if whole is not None else set())
     return Gpu(
         id=key,
@@ -136,6 +142,7 @@ def _nvidia_gpu(key: str, device: _Device, whole: _Device | None) -> Gpu:
         memory_total_bytes=None if total is None else total * MIB,
         power_watts=values.get("DCGM_FI_DEV_POWER_USAGE"),
         xids=tuple(sorted(xids)),
+        recent_xids=tuple(sorted(recent)),
         faults=tuple(sorted(faults)),
     )
 
@@ -203,18 +210,24 @@ class GpuWatch:
     """Remembers which GPUs broke.
 
     DCGM tells the last Xid alone, and a harmless one hides the one before; so a GPU that broke stays broken until its
-    source takes back what it said (its Xid reads 0: a reset or a new driver) or it is gone for `forget_seconds`.  Xids in
-    `ignore` break nothing.
+    source takes back what it said (its Xid reads 0: a reset or a new driver) or it is gone for `forget_seconds`.  It also
+    tells one from months ago: what a GPU says at the first look, while it works, is old news.  Xids in `ignore` break nothing.
     """
 
     def __init__(self, ignore: Iterable[int] = APPLICATION_XIDS, forget_seconds: int = 3600) -> None:
         self.ignore, self.forget_seconds = frozenset(ignore), forget_seconds
         self._broken: dict[str, tuple[str, int]] = {}
+        self._old: dict[str, tuple[int, ...]] = {}  # Xids at the first look, by GPU
 
     def see(self, gpus: Iterable[Gpu], at_seconds: int) -> dict[str, str]:
         """GPUs that are broken now, by id, with the reason in words."""
         for gpu in gpus:
-            reason = self._reason(gpu)
+            works = bool(gpu.utilization_fraction) and not gpu.faults
+            undated = tuple(x for x in gpu.xids if x not in gpu.recent_xids)
+            old = self._old.setdefault(gpu.id, undated if works else ())
+            if old and undated != old:
+                old = self._old[gpu.id] = ()
+            reason = self._reason(gpu, old)
             if reason:
                 self._broken[gpu.id] = (reason, at_seconds)
             elif gpu.id in self._broken:
@@ -225,8 +238,8 @@ class GpuWatch:
         self._broken = {k: v for k, v in self._broken.items() if at_seconds - v[1] <= self.forget_seconds}
         return {key: reason for key, (reason, _) in self._broken.items()}
 
-    def _reason(self, gpu: Gpu) -> str:
-        codes = [str(x) for x in gpu.xids if x not in self.ignore]
+    def _reason(self, gpu: Gpu, old: tuple[int, ...]) -> str:
+        codes = [str(x) for x in gpu.xids if x not in self.ignore and x not in old]
         return "; ".join([*(f"Xid {code}" for code in codes), *gpu.faults])
 
 

@@ -121,6 +121,7 @@ class LocalGpus:
             memory_total_bytes=None if memory is None else float(memory.total),
             power_watts=None if power is None else power / 1000.0,
             xids=tuple(sorted(self._xids.get(uuid, ()))),
+            recent_xids=tuple(sorted(self._xids.get(uuid, ()))),
             faults=tuple(faults),
         )
 

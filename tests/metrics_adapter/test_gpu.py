@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ def test_a_xid_breaks_a_replica_and_an_applications_own_does_not() -> None:
     assert replicas["chat-1"].unhealthy == "GPU GPU-2c on node-a: Xid 79"
     assert by_pod(gpus, "elsewhere") == {}
     assert 31 in APPLICATION_XIDS
-    assert set(GpuWatch(ignore=()).see(gpus, 100)) == {"GPU-1b", "GPU-2c"}
+    strict = GpuWatch(ignore=())
+    strict.see([replace(gpu, xids=()) for gpu in gpus], 90)
+    assert set(strict.see(gpus, 100)) == {"GPU-1b", "GPU-2c"}
 
 
 def test_a_harmless_xid_does_not_hide_the_one_before() -> None:
@@ -110,6 +113,20 @@ def test_a_harmless_xid_does_not_hide_the_one_before() -> None:
     assert watch.see([Gpu(id="g", faults=("row remapping failed",))], 1020) == {"g": "row remapping failed"}
     assert watch.see([], 2000) == {}  # gone for good
     assert watch.see([Gpu(id="g", xids=(13,))], 3000) == {}
+
+
+def test_what_a_working_gpu_says_at_the_first_look_is_old_news() -> None:
+    watch = GpuWatch()
+    busy = Gpu(id="g", xids=(94,), utilization_fraction=0.7)
+    assert watch.see([busy], 0) == {}
+    assert watch.see([Gpu(id="g", xids=(94,), utilization_fraction=0.0)], 10) == {}
+    assert watch.see([Gpu(id="g", xids=(95,), utilization_fraction=0.7)], 20) == {"g": "Xid 95"}
+    assert watch.see([busy], 30) == {"g": "Xid 94"}  # told again, so it is news
+    idle = GpuWatch()
+    assert idle.see([Gpu(id="g", xids=(79,), utilization_fraction=0.0)], 0) == {"g": "Xid 79"}
+    assert idle.see([Gpu(id="h", xids=(79,))], 0) == {"g": "Xid 79", "h": "Xid 79"}
+    fault = Gpu(id="f", xids=(64,), faults=("row remapping failed",), utilization_fraction=0.5)
+    assert "Xid 64" in GpuWatch().see([fault], 0)["f"]
 
 
 def test_unknown_stays_unknown() -> None:
