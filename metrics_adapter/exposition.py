@@ -63,11 +63,11 @@ class _Pool:
     sums: dict[tuple[str, Labels], float] = field(default_factory=dict)
     burns: tuple[Burn, ...] = field(default_factory=lambda: tuple(Burn(s) for s in BURN_WINDOWS))
 
-    def add(self, name: str, amount: float | None, **labels: str) -> None:
-        """Add to a counter; an unknown amount adds nothing and makes no series."""
+    def add(self, name: str, amount: float | None, share: float = 1.0, **labels: str) -> None:
+        """Add a share of an amount to a counter; an unknown amount adds nothing and makes no series."""
         if amount is not None:
             key = (name, tuple(labels.items()))
-            self.sums[key] = self.sums.get(key, 0.0) + amount
+            self.sums[key] = self.sums.get(key, 0.0) + amount * share
 
     def take(self, step: Step) -> None:
         """The sums with one more Step; the same Step again, or an earlier one, adds nothing."""
@@ -81,21 +81,23 @@ class _Pool:
         self._take_time(step, elapsed)
         for group in ("demand", "load", "latency"):
             self.add("unmeasured_steps", float(getattr(seen, group) is None), signal=group)
+        # Windows that overlap count what they share once.
+        share = min(1.0, elapsed / seen.window_seconds)
         demand, latency = seen.demand, seen.latency
         if demand is not None:
             for name in (
                 "requests", "prompt_tokens", "cached_prompt_tokens", "output_tokens", "finished_requests",
                 "rejected_requests", "failed_requests",
             ):  # fmt: skip
-                self.add(name, getattr(demand, name))
+                self.add(name, getattr(demand, name), share)
         if latency is not None and latency.served_requests is not None:
-            self.add("served_requests", latency.served_requests)
+            self.add("served_requests", latency.served_requests, share)
             if latency.violated_requests is not None:
                 low, high = latency.violated_requests
-                self.add("violated_requests", low, bound="lower")
-                self.add("violated_requests", high, bound="upper")
+                self.add("violated_requests", low, share, bound="lower")
+                self.add("violated_requests", high, share, bound="upper")
                 for burn in self.burns:
-                    burn.add(seen.at_seconds, latency.served_requests, low, high)
+                    burn.add(seen.at_seconds, latency.served_requests * share, low * share, high * share)
 
     def _take_choice(self, step: Step) -> None:
         decided, desired = step.decision.replicas, step.observation.replicas.desired

@@ -75,7 +75,7 @@ def parse_answer(body: bytes) -> Answer:
             series = [_points(one["metric"], one["values"]) for one in result if "values" in one]
         else:
             raise SourceError(f"the answer's type {str(kind)[:40]!r} must be vector, matrix or scalar")
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise SourceError("the answer holds a sample that is not one") from None
     return Answer(tuple(s for s in series if s.values), tuple(str(w)[:200] for w in warnings))
 

@@ -92,6 +92,14 @@ def test_time_between_steps_is_paid_for_even_where_the_window_is_shorter():
     assert page["autoscaler_replica_seconds_total", "ready"] == 3 * (10 + 100)
 
 
+def test_windows_that_overlap_are_counted_once():
+    chat = pool()
+    wide = [replace(seen(START + t), window_seconds=60) for t in (0, 10, 20)]
+    page = values(exposed(chat, *wide).text(START + 20))
+    assert page["autoscaler_demand_requests_total",] == pytest.approx(40 + 2 * 40 / 6)
+    assert page["autoscaler_served_requests_total",] == pytest.approx(100 + 2 * 100 / 6)
+
+
 def test_burn_compares_violations_of_a_window_with_what_the_goal_allows():
     chat = pool(slo={"attainment_fraction": 0.99})
     good = Latency(served_requests=100.0, violated_requests=(0.0, 0.0))
