@@ -18,12 +18,16 @@ Series = tuple[str, tuple[tuple[str, str], ...]]  # name, and labels in the orde
 # What the reader remembers at most, and how many of the series that are read one page may have.
 MOST_KEYS = 20_000
 MOST_SERIES = 20_000
+MOST_NUMBERS = 20_000
 # Labels that change from page to page pile up: beyond so many times the largest page, and so many, it starts anew.
 SPARE_PAGES, SPARE_SERIES = 4, 1000
 
 _NAME = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(rb'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"[ \t]*')
 _VALUE = re.compile(rb"[ \t]+([^ \t\r]+)(?:[ \t]+-?[0-9]+(?:\.[0-9]+)?)?[ \t\r]*(?:#[ \t].*)?$", re.DOTALL)
+_NUMBER = re.compile(
+    rb"[+-]?(?:[0-9]+\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?|inf|infinity|nan)\r?", re.IGNORECASE
+)
 _ESCAPED = re.compile(r"\\(.)")
 _MEANT = {"n": "\n", "\\": "\\", '"': '"'}
 
@@ -43,6 +47,7 @@ class TextReader:
         self.series: list[Series] = []
         self._index: dict[Series, int] = {}
         self._slots: dict[bytes, int] = {}
+        self._numbers: dict[bytes, float] = {}
         self._largest = 0
 
     def read(self, page: bytes) -> list[float | None]:
@@ -51,7 +56,7 @@ class TextReader:
             raise PageError("the page is cut short: its last line has no end")
         self._make_room()
         values: list[float | None] = [None] * len(self.series)
-        slots = self._slots
+        slots, numbers = self._slots, self._numbers
         for line in page.split(b"\n"):
             key, _, token = line.rpartition(b" ")
             slot = slots.get(key)
@@ -62,10 +67,8 @@ class TextReader:
             if slot >= 0:
                 if values[slot] is not None:
                     raise PageError(f"the page says {_shown(line)} twice")
-                try:
-                    values[slot] = float(token) if b"_" not in token else _refuse(token)
-                except ValueError:
-                    values[slot] = _number(_parsed(line)[2], line)
+                value = numbers.get(token)
+                values[slot] = self._new_number(token, line) if value is None else value
         if len(values) > self._largest:
             self._largest = max(self._largest, len(values) - values.count(None))
         return values
@@ -76,6 +79,14 @@ class TextReader:
             self.series, self._index, self._slots, self._largest = [], {}, {}, 0
         elif len(self._slots) > MOST_KEYS:
             self._slots = {}
+        if len(self._numbers) > MOST_NUMBERS:
+            self._numbers = {}
+
+    def _new_number(self, token: bytes, line: bytes) -> float:
+        """Most values of a page are on it several times, or were on the last one."""
+        value = _number(token) if _NUMBER.fullmatch(token) else _number(_parsed(line)[2], line)
+        self._numbers[token] = value
+        return value
 
     def _learn(self, line: bytes, key: bytes) -> tuple[int, bytes]:
         """(place of the line's series or -1, the text of its value); remembered if the value is all that follows `key`."""
@@ -160,15 +171,11 @@ def _labels(line: bytes, at: int, labels: dict[str, str]) -> int:
     return at + 1
 
 
-def _number(token: bytes, line: bytes) -> float:
-    try:
-        return float(token) if b"_" not in token else _refuse(token)
-    except ValueError:
-        raise PageError(f"the line {_shown(line)} has no number for a value") from None
-
-
-def _refuse(token: bytes) -> float:
-    raise ValueError(token)  # Python takes 1_000 for a number; the format does not
+def _number(token: bytes, line: bytes = b"") -> float:
+    # Python takes 1_000 and \v1 for numbers; the format does not.
+    if _NUMBER.fullmatch(token) is None:
+        raise PageError(f"the line {_shown(line)} has no number for a value")
+    return float(token)
 
 
 def _shown(line: bytes) -> str:
