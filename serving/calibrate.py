@@ -208,6 +208,10 @@ def _chosen(prior: Profile | None, given: dict[str, Any], fits: _Fits, rows: Seq
     fields |= {"id": f"{prior.id}_calibrated" if prior else "calibrated", **given}
     fields |= {
         "quality": f"calibrated on {len(rows)} windows{named}",
+        "fitted_range": {
+            "samples": len(rows),
+            "step_seconds": [min(r.seconds / r.steps for r in rows), max(r.seconds / r.steps for r in rows)],
+        },
         # Host time per step and per sequence is in a and c: the windows cannot tell it from the GPU's.
         "host": {
             "per_step_seconds": 0.0,
@@ -231,6 +235,8 @@ def _rounded(value: Any) -> Any:
     """Four digits are more than the windows tell."""
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
