@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from autoscaler.errors import ConfigError
 from autoscaler.schema import build, setting
 from load_tests.trace_formats import Floats, RateRows, RequestRows, read_rows
+from load_tests.trace_recording import is_recording, recorded_rows
 
 BUILTIN = "builtin:"
 _LAST_INSTANT = 7_258_118_400  # 2200-01-01
@@ -98,11 +99,14 @@ def builtin_names() -> tuple[str, ...]:
 
 
 def load_trace(source: str | Path) -> Trace:
-    """A shipped trace (``builtin:NAME``) or a file; ConfigError says in one sentence what is wrong with it."""
+    """A shipped trace (``builtin:NAME``), a file, or what ``observe`` recorded; ConfigError says what is wrong with it."""
     text = str(source)
     if text.startswith(BUILTIN):
         return _builtin(text[len(BUILTIN) :])
     path = Path(source)
+    if is_recording(path):
+        seen, origin = recorded_rows(path)
+        return _trace(path.name, seen, TraceFacts(origin=datetime.fromtimestamp(origin, ZoneInfo("UTC")).isoformat()))
     return _trace(path.name, read_rows(path), TraceFacts())
 
 
