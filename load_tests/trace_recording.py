@@ -65,7 +65,7 @@ def recorded_rows(path: Path) -> tuple[RateRows, int]:
     for name in ("prompt_tokens", "output_tokens"):
         known[name] = np.where(requests == 0, 0.0, known[name])
     rows = RateRows(
-        t_seconds=np.arange(size) * float(interval),
+        t_seconds=np.arange(size, dtype=np.float64) * interval,
         interval_seconds=float(interval),
         requests=requests,
         prompt_tokens=known["prompt_tokens"],

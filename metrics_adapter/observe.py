@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, TextIO
 
 from autoscaler.config import load_config
 from autoscaler.errors import ConfigError, SourceError
+from autoscaler.loop import Counts
 from autoscaler.settings import FileSettings, PoolSettings
 from autoscaler.types import Observation, Replicas
 from metrics_adapter.observe_table import Seen, line, table
 
 if TYPE_CHECKING:
+    from aiohttp.web import AppRunner
     from rich.live import Live
     from rich.progress import Progress, TaskID
 
     from autoscaler.embed import Pool
     from autoscaler.log import StepLog
+    from metrics_adapter.exposition import Exposition
     from metrics_adapter.prometheus import PrometheusSource
     from metrics_adapter.scrape import ScrapeSource
 
@@ -45,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backfill", type=float, metavar="HOURS", help="fetch so much of the past first")
     parser.add_argument("--decide", action="store_true", help="also decide on each look; nothing is scaled")
     parser.add_argument("--log", type=Path, metavar="DIR", help="--decide: step logs go here (default: the config's)")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="--decide: answer GET /metrics there with our own series")
     parser.add_argument("--replicas", type=int, help="the number that is asked for now (default: those that are seen)")
     parser.add_argument("--json", action="store_true", help="print observations, or steps, as JSON lines")
 
@@ -55,8 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             raise ConfigError(f"--{name}", f"{value:g} must be > 0")
-    if arguments.log is not None and not arguments.decide:
-        raise ConfigError("--log", "must be left out without --decide")
+    for name in ("log", "listen"):
+        if getattr(arguments, name) is not None and not arguments.decide:
+            raise ConfigError(f"--{name}", "must be left out without --decide")
     config = load_config(arguments.config)
     pools = chosen(config, arguments.pool)
     with contextlib.ExitStack() as stack:
@@ -95,6 +100,8 @@ class Watch:
     seen: Seen = field(init=False)
     source: ScrapeSource | PrometheusSource = field(init=False)
     pool: Pool | None = None
+    exposition: Exposition | None = None
+    counts: Counts = field(default_factory=Counts)
     _log: StepLog | None = None
 
     def __post_init__(self) -> None:
@@ -142,13 +149,16 @@ class Watch:
     async def turn(self, at_seconds: int, *, keep: bool = True) -> None:
         """One look; where it is to be kept, recorded, and decided on where asked."""
         self.seen.error = None
+        self.counts.ticks += keep
         try:
             # Any number may report: what the platform has is not asked here, the replicas are those that were seen.
             observation = await self.source.observe(at_seconds, Replicas(desired=ANY, ready=ANY))
         except SourceError as error:
             self.seen.error = str(error)
+            self.counts.source_errors += keep
             before, window = self.seen.observation, self.settings.interval_seconds
             if before is None:  # not even a number of replicas is known: no turn
+                self.counts.skipped_ticks += keep
                 return
             observation = Observation(
                 pool=self.settings.name, at_seconds=at_seconds, window_seconds=window, replicas=before.replicas
@@ -179,6 +189,8 @@ class Watch:
         self.seen.step = self.pool.last_step
         assert self.seen.step is not None
         self._log.append(self.seen.step, self.pool.memory)
+        if self.exposition is not None:
+            self.exposition.update(self.seen.step, counts=self.counts, refits=self.pool.memory.beliefs.refits)
 
     def _write(self, observation: Observation) -> None:
         if self.record is not None:
@@ -208,10 +220,13 @@ class Watch:
 async def watch(watches: Sequence[Watch], arguments: argparse.Namespace) -> int:
     """Look at all pools, each on its own grid of instants, until the end that `arguments` ask for."""
     deadline = None if arguments.seconds is None else time.monotonic() + arguments.seconds
+    served = None
     live = sys.stdout.isatty() and not arguments.json and not arguments.once
     try:
         for one in watches:
             one.open_log()
+        if arguments.listen is not None:
+            served = await serve(watches, arguments.listen)
         if arguments.backfill is not None:
             await _backfill(watches, arguments.backfill)
         screen = _screen(watches) if live else None
@@ -229,6 +244,8 @@ async def watch(watches: Sequence[Watch], arguments: argparse.Namespace) -> int:
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     finally:
+        if served is not None:
+            await served.cleanup()
         for one in watches:
             await one.close()
     if arguments.once:
@@ -236,6 +253,31 @@ async def watch(watches: Sequence[Watch], arguments: argparse.Namespace) -> int:
             if not one.complete:
                 print(one.text(arguments.json), flush=True)
     return 1 if any(w.seen.error is not None or w.seen.observation is None for w in watches) else 0
+
+
+async def serve(watches: Sequence[Watch], listen: str) -> AppRunner:
+    """Answer GET /metrics at `listen` out of the pools' last steps, until the runner that this gives is cleaned up."""
+    from aiohttp import web
+
+    from metrics_adapter.exposition import CONTENT_TYPE, Exposition
+
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError("--listen", f"{listen!r} must be HOST:PORT, such as 127.0.0.1:9109")
+    exposition = Exposition()
+    for one in watches:
+        exposition.add_pool(one.settings)
+        one.exposition = exposition
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=exposition.text(time.time()).encode(), headers={"Content-Type": CONTENT_TYPE})
+
+    app = web.Application()
+    app.router.add_get("/metrics", page)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host.strip("[]") or None, int(port)).start()
+    return runner
 
 
 async def _turns(one: Watch, deadline: float | None, once: bool, show: Callable[[Watch], None]) -> None:

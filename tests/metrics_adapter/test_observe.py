@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from observations import observations
 from prometheus_answers import Server, Store, page
+from real_prometheus import free_port
 
 from autoscaler import Pool
 from autoscaler.config import load_config
@@ -143,6 +145,28 @@ def test_prints_plain_lines_or_json_where_there_is_no_terminal(tmp_path: Path, c
     assert len(printed) == 1 if "--once" in words else len(printed) >= 1
 
 
+def test_decisions_are_shown_as_our_own_series(tmp_path: Path):
+    port = free_port()
+
+    async def story() -> str:
+        async with Server(live_store().answer) as url, aiohttp.ClientSession() as session:
+            watching = Watch(load_config(config(tmp_path, url, interval_seconds=1)).pools[0], log=tmp_path / "logs")
+            words = ("--decide", "--seconds", "30", "--listen", f"127.0.0.1:{port}")
+            task = asyncio.create_task(watch([watching], arguments(*words)))
+            while watching.seen.step is None:
+                await asyncio.sleep(0.1)
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                text = await answer.text()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return text
+
+    text = asyncio.run(story())
+    assert 'autoscaler_demand_requests_per_second{pool="chat"} 5' in text
+    assert 'autoscaler_step_fresh{pool="chat"} 1' in text
+    assert 'autoscaler_ticks_total{pool="chat"}' in text
+
+
 def test_a_recording_can_hold_several_pools_one_of_which_is_named(tmp_path: Path):
     path = tmp_path / "two.jsonl"
     both = [observation("a", START), observation("b", START + 1), observation("a", START + 2)]
@@ -178,6 +202,8 @@ def test_any_observation_can_be_shown(made: Observation):
     ("words", "said"),
     [
         (["--seconds", "0"], "--seconds: 0 must be > 0"),
+        (["--decide", "--listen", "9109"], "--listen: '9109' must be HOST:PORT"),
+        (["--listen", "x:1"], "--listen: must be left out without --decide"),
         (["--log", "x"], "--log: must be left out without --decide"),
         (["--pool", "chart"], "--pool: 'chart' must be one of chat"),
     ],
