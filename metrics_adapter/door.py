@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from autoscaler.errors import ConfigError
+from metrics_adapter.door_shared import FIELDS, SharedCounts
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -73,10 +76,11 @@ class DoorCounts:
 
 
 class Door:
-    """Counts of one pool's door, in this process.
+    """Counts of one pool's door, in this process, or in those that share a folder.
 
     `tokens` says how many prompt tokens a request's JSON body has (a tokenizer, say); without it token ids are counted
-    and text is estimated at `bytes_per_token`.  Raises ConfigError for a `bytes_per_token` that is not > 0.
+    and text is estimated at `bytes_per_token`.  `shared` is a folder for the counts of several worker processes on this
+    host: each of them then reads the sum.  Raises ConfigError for a `bytes_per_token` that is not > 0.
     """
 
     def __init__(
@@ -85,18 +89,33 @@ class Door:
         *,
         tokens: Callable[[Mapping[str, Any]], float] | None = None,
         bytes_per_token: float = BYTES_PER_TOKEN,
+        shared: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not 0.0 < bytes_per_token < float("inf"):
             raise ConfigError("bytes_per_token", f"{bytes_per_token!r} must be a finite number > 0")
         self.pool, self.bytes_per_token = pool, bytes_per_token
         self._tokens, self._clock = tokens, clock
+        self._folder, self._shared = shared, None if shared is None else SharedCounts(shared, pool)
+        self._empty()
+
+    def _empty(self) -> None:
         self._last: float | None = None
         self.requests = self.rejected = self.failed = self.finished = self.hung_up = self.in_flight = 0
         self.prompt_tokens = self.gap_seconds = self.gap_squares = 0.0
 
+    def _publish(self) -> None:
+        if self._shared is None or self._folder is None:
+            return
+        if self._shared.process != os.getpid():  # forked: the parent's counts are in the parent's file
+            self._shared = SharedCounts(self._folder, self.pool)
+        self._shared.write([getattr(self, name) for name in FIELDS])
+
     def read(self) -> DoorCounts:
-        """The counts now."""
+        """The counts now.  Several processes do not know the gaps between each other's requests."""
+        if self._shared is not None:
+            self._publish()
+            return DoorCounts(**dict(zip(FIELDS, self._shared.total(), strict=True)))
         return DoorCounts(
             requests=self.requests, prompt_tokens=self.prompt_tokens, rejected=self.rejected, failed=self.failed,
             finished=self.finished, hung_up=self.hung_up, in_flight=self.in_flight, gap_seconds=self.gap_seconds,
@@ -105,6 +124,8 @@ class Door:
 
     def arrive(self) -> None:
         """A request is here."""
+        if self._shared is not None and self._shared.process != os.getpid():
+            self._empty()
         now = self._clock()
         if self._last is not None:
             gap = now - self._last
@@ -113,10 +134,12 @@ class Door:
         self._last = now
         self.requests += 1
         self.in_flight += 1
+        self._publish()
 
     def weigh(self, body: bytes | None, size: int) -> None:
         """Its body is whole: the bytes, or their number alone where they are too many to keep."""
         self.prompt_tokens += self._weight(body, size)
+        self._publish()
 
     def leave(self, *, status: int | None, whole: bool, gone: bool) -> None:
         """It has left: with the status it was answered, whether the answer was whole, and whether the client was gone."""
@@ -131,6 +154,7 @@ class Door:
             self.failed += 1
         elif status < 400:
             self.finished += 1
+        self._publish()
 
     def _weight(self, body: bytes | None, size: int) -> float:
         if body is None:

@@ -6,8 +6,13 @@ import asyncio
 import json
 import random
 import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,6 +197,79 @@ def test_the_variation_of_the_gaps() -> None:
         door.arrive()
     assert door.read().since(start).arrival_gap_cv == 0.0
     assert start.arrival_gap_cv is None
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from metrics_adapter.door import Door
+door = Door("chat", shared=Path(sys.argv[1]))
+for _ in range(int(sys.argv[2])):
+    door.arrive()
+    door.weigh(b'{"prompt":[1,2]}', 16)
+    door.leave(status=200, whole=True, gone=False)
+door.arrive()
+print("there", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_that_share_a_folder_tell_the_sum_of_all() -> None:
+    """Three processes; one dies in the middle of a request: its counts stay, what it held is nowhere any more."""
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WORKER, folder, str(many)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            for many in (100, 200)
+        ]
+        try:
+            for worker in workers:
+                assert worker.stdout is not None
+                assert worker.stdout.readline() == b"there\n"
+            door = Door("chat", shared=Path(folder))
+            other = Door("code", shared=Path(folder))
+            door.arrive()
+            expected = DoorCounts(
+                requests=303.0,
+                prompt_tokens=600.0,
+                rejected=0.0,
+                failed=0.0,
+                finished=300.0,
+                hung_up=0.0,
+                in_flight=3.0,
+            )
+            assert door.read() == expected
+            assert other.read().requests == 0.0
+            workers[0].kill()
+            workers[0].wait()
+            assert door.read() == replace(expected, in_flight=2.0)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.communicate()
+
+
+FORKING = """
+import os, sys
+from pathlib import Path
+from metrics_adapter.door import Door
+door = Door("chat", shared=Path(sys.argv[1]))
+door.arrive()
+child = os.fork()
+if child == 0:
+    door.arrive()
+    door.leave(status=503, whole=True, gone=False)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+counts = door.read()
+print(counts.requests, counts.rejected, counts.in_flight)
+"""
+
+
+def test_a_forked_worker_starts_a_file_of_its_own_from_zero(tmp_path: Path) -> None:
+    told = subprocess.run([sys.executable, "-c", FORKING, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["2.0", "1.0", "1.0"]
 
 
 def test_nonsense_is_refused() -> None:
