@@ -86,7 +86,8 @@ def _watch(child: subprocess.Popen[bytes], folder: Path, plan: Plan, span: float
         sums = {k: int(sum(t[k] for t in told)) for k in ("sent", "done", "failed", "over")}
         tell(sums, len(plan), max((t["at"] for t in told), default=0.0), span)
         if time.monotonic() - begun > most:
-            raise SourceUnavailable(f"Locust did not end within {most:.0f} s; see {folder / 'locust.log'}")
+            print(f"autoscaler: Locust did not end within {most:.0f} s: {folder / 'locust.log'}", file=sys.stderr)
+            return
 
 
 @contextmanager

@@ -64,9 +64,15 @@ def _init(environment: Any, **_: Any) -> None:
         def one_over(environment: Any, msg: Any, **_: Any) -> None:
             over.add(msg.node_id)
             if len(over) >= len(runner.clients):
-                gevent.spawn(runner.quit)
+                gevent.spawn(_quit, environment)
 
         runner.register_message(OVER, one_over)
+
+
+def _quit(environment: Any) -> None:
+    environment.runner.quit()
+    if environment.web_ui is not None:
+        environment.web_ui.stop()  # Locust waits for its page, not for the run
 
 
 def _start(environment: Any, msg: Any, **_: Any) -> None:
@@ -247,7 +253,7 @@ class Dispatcher(FastHttpUser):
         if isinstance(runner, WorkerRunner):
             runner.send_message(OVER)
         else:
-            gevent.spawn(runner.quit)
+            gevent.spawn(_quit, self.environment)
         raise StopUser  # or Locust would call the task again
 
 

@@ -7,12 +7,14 @@ import json
 import os
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -308,3 +310,35 @@ def test_a_fast_engine_takes_a_fast_trace_and_only_at_its_own_speed(
     assert time.monotonic() - begun < 32 + 20
     assert told["itl_seconds"]["p50"] == pytest.approx(0.4, rel=0.1)
     assert told["violated"] == 0
+
+
+def test_locusts_page_is_served_meanwhile_and_the_run_still_ends(tmp_path: Path) -> None:
+    with engine("--profile", steady(tmp_path, 0.05)) as (url, _), socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        file = scenario(tmp_path, rate=4, seconds=8)
+        command = [
+            sys.executable,
+            "-m",
+            "autoscaler.main",
+            "loadtest",
+            file,
+            "--host",
+            url,
+            "--web",
+            str(port),
+            "--json",
+        ]
+        states = set()
+        with subprocess.Popen([*command, "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, text=True) as child:
+            while child.poll() is None and time.sleep(0.2) is None:
+                with (
+                    suppress(OSError),
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/stats/requests", timeout=5) as page,
+                ):
+                    states.add(json.loads(page.read())["state"])
+            assert child.stdout is not None
+            told = json.loads(child.stdout.read())
+    assert "running" in states
+    assert told["sent"] == told["planned"]
