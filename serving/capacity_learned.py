@@ -46,6 +46,8 @@ SOLVE_SECONDS, EARLY_SECONDS = 300, 60
 LEAST_ROWS = 5.0  # windows before a law is told from them
 NEW_MIX, MIX_SIGMA = 0.1, 0.1  # change of log lengths that is another mix, and what it adds to the factor's deviation
 CACHED_STEP, MOST_CACHED = 0.05, 0.95  # shares of prompts in the prefix cache that are told apart
+# Steps of rounded lengths, variations and cached share that are no other point: the closed forms take milliseconds.
+NEAR = (1, 1, 2, 2, 1)
 CACHED_HALF_LIFE_SECONDS = 600.0
 CV_SHARE = 0.3  # of a change of variations, which are estimates, against one of log means
 NEW_LAW = 0.02  # of the rate at the limit of the mean ITL, before another law is believed
@@ -61,8 +63,8 @@ GENERIC_SIGMA = math.sqrt((math.log(GENERIC_MARGIN) / DEVIATIONS) ** 2 - gains.S
 class LearnedBeliefs:
     """What was learned: sums of windows, the law they told last (multiples of the prior's), the factor, start-ups.
 
-    `mix`: the lengths, rounded, that the factor was learned at.  `cached`: share of prompt tokens found in the prefix cache,
-    over about ten minutes.
+    `mix`: the lengths, rounded, that the factor was learned at; `point`: those the closed forms were last asked for.
+    `cached`: share of prompt tokens found in the prefix cache, over about ten minutes.
     """
 
     steps: StepBeliefs = field(default_factory=StepBeliefs)
@@ -71,6 +73,7 @@ class LearnedBeliefs:
     gain: Gain = field(default_factory=Gain)
     starts: Starts = field(default_factory=Starts)
     mix: tuple[int, ...] = ()
+    point: tuple[int, ...] = ()
     cached: float | None = None
 
 
@@ -82,7 +85,6 @@ class _Base:
     cautions: tuple[float, ...]
     weights: tuple[float, float]
     work: float
-    output: float
 
 
 class LearnedCapacity:
@@ -127,7 +129,7 @@ class LearnedCapacity:
             seconds_per_output_token=base.weights[1],
             feasible_load=self._loads(beliefs, base),
             startup_seconds=startup,
-            mean_output_tokens=base.output,
+            mean_output_tokens=significant(max(1.0, self._means(lengths)[1])),
             source="learned" if self._learned(beliefs) else self.prior.source,
         )
 
@@ -141,7 +143,8 @@ class LearnedCapacity:
         beliefs = replace(beliefs, cached=_cached(beliefs.cached, observation))
         rounded = self._rounded(beliefs, lengths)
         beliefs = self._with_window(self._with_mix(beliefs, rounded), observation, rounded)
-        return replace(beliefs, starts=starts, gain=self._with_latency(beliefs, observation, rounded, work))
+        gain = self._with_latency(beliefs, observation, rounded, work)
+        return replace(beliefs, starts=starts, gain=gain, point=rounded)
 
     def refit(self, beliefs: LearnedBeliefs, observations: Sequence[Observation]) -> LearnedBeliefs:
         """The same beliefs: everything is learned tick by tick."""
@@ -151,13 +154,20 @@ class LearnedCapacity:
         """What was learned since the refit began is kept."""
         return beliefs
 
-    def _rounded(self, beliefs: LearnedBeliefs, lengths: Lengths) -> tuple[int, ...]:
-        """Rounded lengths, and the share of prompts that is cached."""
+    def _means(self, lengths: Lengths) -> tuple[float, float]:
         s = self.settings
         prompt = s.mean_prompt_tokens if lengths.mean_prompt_tokens is None else lengths.mean_prompt_tokens
         output = s.mean_output_tokens if lengths.mean_output_tokens is None else lengths.mean_output_tokens
-        mix = rounded_mix(prompt, output, lengths.prompt_cv, lengths.output_cv)
-        return (*mix, round(min(beliefs.cached or 0.0, MOST_CACHED) / CACHED_STEP))
+        return prompt, output
+
+    def _rounded(self, beliefs: LearnedBeliefs, lengths: Lengths) -> tuple[int, ...]:
+        """Rounded lengths, and the share of prompts that is cached; those in use while they are near."""
+        mix = rounded_mix(*self._means(lengths), lengths.prompt_cv, lengths.output_cv)
+        now = (*mix, round(min(beliefs.cached or 0.0, MOST_CACHED) / CACHED_STEP))
+        used = beliefs.point
+        if used and all(abs(a - b) <= most for a, b, most in zip(used, now, NEAR, strict=True)):
+            return used
+        return now
 
     def _base(self, beliefs: LearnedBeliefs, rounded: tuple[int, ...]) -> _Base:
         return _base(self.law(beliefs), self.unit, self.engine, self.slo, self.routing, rounded)
@@ -278,5 +288,4 @@ def _base(law: Law, unit: Law, engine: Engine, slo: Slo, routing: Routing, round
         cautions=cautions(mix),
         weights=weights,
         work=shorter.prompt * weights[0] + mix.output * weights[1],
-        output=significant(mix.output),
     )
