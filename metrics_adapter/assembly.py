@@ -37,17 +37,16 @@ def assemble(
 
     `after` holds the replicas that answered now, `before` the last readings of the same names.  `door`: what passed the door
     within the window (`DoorCounts.since`).  `gpus` of this pool's replicas, by the same names: one that is broken makes its
-    replica unhealthy.  `unready`: replicas that answer but get no requests (starting, draining); what they hold counts, their
-    report does not.
+    replica unhealthy.  `unready`: replicas that answer but get no requests (starting, draining); what they did counts,
+    what they hold does not.
     """
     broken = {name for name, gpu in (gpus or {}).items() if gpu.unhealthy}
     if broken:
         count = min(replicas.ready, len(broken.difference(unready)))
         replicas = replace(replicas, ready=replicas.ready - count, unhealthy=replicas.unhealthy + count)
     changes = {n: change_of(before.get(n), now, window_seconds) for n, now in sorted(after.items())}
-    reporting = [c for n, c in changes.items() if c.reports and n not in broken]
+    reporting = [c for n, c in changes.items() if c.reports and n not in broken and n not in unready]
     known = [c for c in changes.values() if c.known]
-    reports = sum(c.reports for n, c in changes.items() if n not in broken and n not in unready)
     counted = _demand(known) if known else None
     return Observation(
         pool=pool,
@@ -55,7 +54,7 @@ def assemble(
         window_seconds=window_seconds,
         replicas=replicas,
         demand=_at_the_door(counted, door),
-        load=_load(reporting, known, replicas, door, gpus, reports),
+        load=_load(reporting, known, replicas, door, gpus),
         latency=_latency(known, slo) if known else None,
         spare_replicas=spare_replicas,
     )
@@ -185,7 +184,6 @@ def _load(
     replicas: Replicas,
     door: DoorCounts | None,
     gpus: Mapping[str, GpuState] | None,
-    reports: int,
 ) -> Load | None:
     held = door.waiting if door is not None else None
     if not reporting:
@@ -205,7 +203,7 @@ def _load(
         gpu_utilization_fraction=math.fsum(busy) / len(busy) if busy else None,
         engine_steps=steps.total if steps is not None else _sum(known, "engine_steps"),
         preemptions=_sum(known, "preemptions"),
-        replicas_reporting=min(reports, replicas.ready),
+        replicas_reporting=min(len(reporting), replicas.ready),
         step_tokens=steps,
     )
 

@@ -63,7 +63,8 @@ class EngineReader:
 
     def __init__(self, engine: Engine, model: str | None = None) -> None:
         self.engine, self.model = engine, model
-        self._text = TextReader(engine.sample_names())
+        self._wanted = engine.sample_names()
+        self._text = TextReader(self._wanted)
         self._plan = _Plan(engine, model)
 
     def read(self, page: bytes, at_seconds: float) -> Reading:
@@ -79,9 +80,8 @@ class EngineReader:
         Raises PageError for one series that comes twice.
         """
         found: dict[Series, float] = {}
-        wanted = self.engine.sample_names()
         for name, labels, value in samples:
-            if name not in wanted:
+            if name not in self._wanted:
                 continue
             series = (name, tuple(sorted(labels.items())))
             if series in found:

@@ -44,7 +44,7 @@ RECORDED = [p.read_bytes() for p in sorted((Path(__file__).parent / "samples" / 
 def check_pages(count: int, pages: list[bytes], seed: int) -> tuple[int, int]:
     """(read, refused) of `count` mutated pages; fails where the reader and the oracle differ."""
     draw = random.Random(seed)
-    reader = EngineReader(ENGINE)
+    reader, other = EngineReader(ENGINE), EngineReader(ENGINE)
     before = EngineReader(ENGINE).read(SHORT, 1000.0)
     read = refused = 0
     for i in range(count):
@@ -61,7 +61,7 @@ def check_pages(count: int, pages: list[bytes], seed: int) -> tuple[int, int]:
         again = reader._text.read(page)
         values = {s: v for s, v in zip(reader._text.series, again, strict=True) if v is not None}
         assert repr(sorted(values.items())) == repr(sorted(expected.items())), (i, page)
-        plain = EngineReader(ENGINE).read_samples([(n, dict(labels), v) for (n, labels), v in expected.items()], 1010.0)
+        plain = other.read_samples([(n, dict(labels), v) for (n, labels), v in expected.items()], 1010.0)
         assert reading == plain, (i, page)
         check_reading(reading)
         check_observation(assemble_one(before, reading))
@@ -108,15 +108,15 @@ def check_observation(observation: Observation) -> None:
 
 
 def test_mutated_pages_are_read_as_they_are_or_refused() -> None:
-    read, refused = check_pages(2500, [SHORT], SEED)
-    assert read > 250
-    assert refused > 250
+    read, refused = check_pages(1000, [SHORT], SEED)
+    assert read > 100
+    assert refused > 100
 
 
 def test_mutated_recorded_pages_are_read_as_they_are_or_refused() -> None:
-    read, refused = check_pages(120, RECORDED, SEED + 1)
-    assert read > 10
-    assert refused > 10
+    read, refused = check_pages(50, RECORDED, SEED + 1)
+    assert read > 5
+    assert refused > 5
 
 
 @pytest.mark.slow
