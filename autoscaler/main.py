@@ -41,6 +41,11 @@ VERBS: tuple[tuple[str, str, str], ...] = (
         "metrics_adapter.observe",
         "Show live what the autoscaler sees of running pools; record it, decide on it.",
     ),
+    (
+        "backtest",
+        "load_tests.backtest",
+        "Forecast recorded traffic as if live, beside well-known models; say who loses.",
+    ),
     ("predict", "metrics_adapter.predict", "Serve forecasts over HTTP, as Katalyst's resource portrait asks for them."),
     (
         "capacity",

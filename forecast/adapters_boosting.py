@@ -15,7 +15,7 @@ from forecast.adapters import BIN, DAY_BINS, LEVELS, Fitted, Model, Past
 Floats = NDArray[np.float64]
 LAGS = (1, 2, 3, 6, 12, 36)
 _FIT_LEVELS = (0.5, 0.9, 0.99)  # the others lie between them, linearly in normal quantiles
-_ROWS = 1500  # latest origins that are learned from
+_ROWS = 1008  # latest origins that are learned from
 _WINDOWS = ((0, 1), (1, 2), (0, 2))  # in bins ahead
 _Z = np.array([NormalDist().inv_cdf(q) for q in LEVELS])
 
@@ -42,7 +42,7 @@ class Boosting:
         x, y = np.concatenate(rows), np.concatenate(targets)
         models = [
             HistGradientBoostingRegressor(
-                loss="quantile", quantile=q, max_iter=60, max_leaf_nodes=15, min_samples_leaf=20, early_stopping=False,
+                loss="quantile", quantile=q, max_iter=40, max_leaf_nodes=15, min_samples_leaf=20, early_stopping=False,
                 random_state=0,
             ).fit(x, y)
             for q in _FIT_LEVELS
