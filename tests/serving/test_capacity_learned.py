@@ -17,7 +17,7 @@ from serving.capacity import GENERIC_LAW, laws_of
 from serving.capacity_learned import LearnedBeliefs, LearnedCapacity
 from serving.capacity_steps import Window, columns_of, nonnegative, predicted
 from serving.capacity_violations import SIGMA, Curve, Gain, corrected
-from serving.closed_forms import Mix, itl_rate, request_work
+from serving.closed_forms import Mix, itl_rate
 from serving.profiles import profile
 
 H100, QWEN = "llama-3.1-8b_bf16_h100_tp1", "qwen3-32b_bf16_h100_tp2"
@@ -195,11 +195,11 @@ def test_work_keeps_its_unit_whatever_is_learned():
     capacity = pool.last_step.capacity
     assert capacity is not None
     assert capacity.source == "learned"
-    first = pool_that_saw(seen[:40]).last_step
+    first = pool_that_saw(seen[:1]).last_step
     assert first is not None
-    per_request = request_work(GENERIC_LAW, CHAT)
+    assert first.capacity is not None
     assert capacity.seconds_per_prompt_token == pytest.approx(GENERIC_LAW.b, rel=1e-3)
-    assert capacity.feasible(2) / per_request > 2.0 * first.capacity.feasible(2) / per_request * 0.5
+    assert capacity.feasible(2) > 1.5 * first.capacity.feasible(2)
 
 
 def test_digits_are_the_same_again():
