@@ -26,8 +26,8 @@ TOKENS_PER_PROCESS = 2500.0  # token events a second of one Locust process, for 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("scenario", help="scenario file, or builtin:NAME")
-    parser.add_argument("--host", required=True, help="address of the server, such as http://127.0.0.1:8000")
+    parser.add_argument("scenario", nargs="?", help="scenario file, or builtin:NAME")
+    parser.add_argument("--host", help="address of the server, such as http://127.0.0.1:8000")
     parser.add_argument("--seed", type=int, help="seed of arrivals and lengths (default: the scenario's first)")
     parser.add_argument("--window", metavar="START:END", help="only the requests that arrive between these seconds")
     parser.add_argument("--seconds", type=float, help="only the first so many seconds")
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare", type=Path, metavar="FOLDER", help="write the plan for locust here, and send nothing"
     )
+    parser.add_argument("--judge", type=Path, metavar="FOLDER", help="send nothing, judge the records in this folder")
     parser.add_argument("--web", type=int, metavar="PORT", help="serve Locust's page on this port while it runs")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
@@ -60,9 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     from load_tests.loadtest_locust import send
     from load_tests.loadtest_plan import plan_of
     from load_tests.loadtest_probe import with_length_note
-    from load_tests.loadtest_result import outcome_of, table
     from load_tests.scenario import load_scenario
 
+    if arguments.judge is not None:
+        return _judge(arguments.judge, as_json=arguments.json)
     _check(arguments)
     scenario = load_scenario(arguments.scenario)
     if arguments.prepare is None and find_spec("locust") is None:
@@ -85,13 +87,26 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.prepare is not None:
         return 0
     send(plan, folder.absolute(), processes, arguments.web)
+    return _judge(folder, as_json=arguments.json)
+
+
+def _judge(folder: Path, *, as_json: bool) -> int:
+    """Tell what the records in a folder are worth; the exit code."""
+    from load_tests.loadtest_plan import META
+    from load_tests.loadtest_result import outcome_of, table
+
+    if not (folder / META).is_file():
+        raise ConfigError("--judge", f"{folder} must be a folder that holds {META}")
     outcome = outcome_of(folder)
     (folder / "outcome.json").write_text(json.dumps(outcome.data(), indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(outcome.data()) if arguments.json else table(outcome))
+    print(json.dumps(outcome.data()) if as_json else table(outcome))
     return outcome.exit_code
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    for name, value in (("scenario", arguments.scenario), ("--host", arguments.host)):
+        if value is None:
+            raise ConfigError(name, "must be given")
     if not arguments.host.startswith(("http://", "https://")):
         raise ConfigError("--host", f"{arguments.host!r} must begin with http:// or https://")
     if arguments.processes is not None and not 1 <= arguments.processes <= 1024:

@@ -77,7 +77,7 @@ class Reading:
             return True
         try:
             event = json.loads(payload)
-        except ValueError:
+        except (ValueError, RecursionError):
             self.error = self.error or "an event is not JSON"
             return False
         if isinstance(event, dict):
@@ -91,10 +91,10 @@ class Reading:
             self.error = f"error event {told.get('code', '')}: {str(told.get('message', ''))[:200]}"
             return
         tokens = self._usage(event.get("usage"))
-        choices = event.get("choices") or []
-        if not choices:
+        choices = event.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, dict):
             return
-        choice = choices[0]
         self.reason = choice.get("finish_reason") or self.reason
         if not _has_content(choice):
             return
@@ -111,17 +111,17 @@ class Reading:
     def _usage(self, usage: Any) -> int | None:
         if not isinstance(usage, dict):
             return None
-        tokens = usage.get("completion_tokens")
-        self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
-        if isinstance(tokens, int):
-            self.output_tokens = tokens
-            return tokens
-        return None
+        prompt, tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if isinstance(prompt, int) and prompt >= 0:
+            self.prompt_tokens = prompt
+        if not isinstance(tokens, int) or tokens < 0:
+            return None
+        self.output_tokens = tokens
+        return tokens
 
     def into(self, sketch: Sketch) -> None:
         """Add the gaps between tokens; where events hold more tokens than could be told apart, they share them evenly."""
-        told = self.counted if self.output_tokens is None else self.output_tokens
-        scale = told / self.counted if self.counted else 1.0
+        scale = self.output_tokens / self.counted if self.output_tokens and self.counted else 1.0
         for seconds, tokens in self.gaps:
             sketch.add(seconds / (tokens * scale), tokens * scale)
 
@@ -138,7 +138,9 @@ def _has_content(choice: Mapping[str, Any]) -> bool:
     """
     if "text" in choice:
         return bool(choice["text"]) or choice.get("finish_reason") is None
-    delta = choice.get("delta") or {}
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return False
     if any(delta.get(k) for k in ("content", "reasoning_content", "reasoning", "tool_calls")):
         return True
     return "role" not in delta and choice.get("finish_reason") is None

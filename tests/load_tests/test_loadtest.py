@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autoscaler.errors import ConfigError
 from autoscaler.main import main
@@ -209,6 +211,41 @@ def test_errors_inside_200_and_rubbish_are_failures() -> None:
     assert whole.error is None
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 99) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "delta", "text", "content", "usage", "completion_tokens", "error", "finish_reason"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def test_a_usage_of_nothing_does_not_outweigh_what_was_seen() -> None:
+    reading, sketch = Reading(), Sketch()
+    for at in (1.0, 2.0, 3.0):
+        reading.feed(text("x", usage={"prompt_tokens": 1, "completion_tokens": 0}), at)
+    reading.into(sketch)
+    assert sketch.total == 2
+
+
+@given(events=st.lists(json_values | st.binary(max_size=20), max_size=8))
+def test_no_stream_breaks_the_reader(events: list[Any]) -> None:
+    reading, sketch = Reading(), Sketch()
+    for at, one in enumerate(events):
+        data = one if isinstance(one, bytes) else json.dumps(one).encode()
+        reading.feed(b"data: " + data + b"\n", float(at + 1))
+    reading.into(sketch)
+    assert all(tokens > 0 for _, tokens in reading.gaps)
+    assert all(count >= 0 for count in sketch.counts.values())
+
+
 def test_sketches_are_within_half_a_per_cent_and_add_up() -> None:
     values = np.random.default_rng(0).lognormal(-3.0, 1.0, 20_000)
     parts = [Sketch(), Sketch()]
@@ -360,6 +397,8 @@ def test_windows_are_read() -> None:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
+        ([], "--host: must be given"),
+        (["--judge", "nowhere"], "nowhere must be a folder that holds plan.json"),
         (["--host", "localhost:8000"], "must begin with http"),
         (["--host", "http://127.0.0.1:9"], "does not answer"),
         (["--host", "http://127.0.0.1:9", "--speed", "10"], "do not shrink with the trace; cut it with --window"),
@@ -399,5 +438,8 @@ def test_a_plan_can_be_prepared_for_locust_on_other_machines(
     plan = Plan.load(folder)
     assert plan.arrival_seconds.max() < 30
     records(folder, plan)
+    assert main(["loadtest", "--judge", str(folder)]) == 0  # the records that the others sent back
+    assert "attainment 100.000 %" in capsys.readouterr().out
+    assert json.loads((folder / "outcome.json").read_text())["met"]
     assert main([*command, "--prepare", str(folder)]) == 2
     assert "holds the records of another run" in capsys.readouterr().err
