@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from autoscaler.errors import ConfigError, SourceError, SourceUnavailable
+from autoscaler.errors import SourceError, SourceUnavailable
 from autoscaler.scrape_settings import EndpointSliceSettings, ScrapeSettings
 from metrics_adapter.prometheus_api import credentials
 
@@ -138,41 +138,33 @@ class EndpointSlices:
         now = self._clock()
         if self._list is not None and now - self._listed_at < self._settings.refresh_seconds:
             return self._list
+        error: SourceError
         try:
             async with asyncio.timeout(API_TIMEOUT_SECONDS):
                 slices = await self._slices()
             self._list, self._listed_at = endpoints_of(slices, self._scrape, self._settings.port_name), now
-        except SourceError:
-            return self._believed(now)
+            return self._list
+        except SourceError as failure:
+            error = failure
         except TimeoutError:
             error = SourceUnavailable(f"EndpointSlices: the API server gave no answer within {API_TIMEOUT_SECONDS:g} s")
-            return self._believed(now, error)
         except (aiohttp.ClientError, OSError, ValueError) as failure:
             text = " ".join(str(failure).split()) or type(failure).__name__
-            return self._believed(
-                now, SourceUnavailable(f"EndpointSlices: the API server cannot be asked: {text[:200]}")
-            )
-        return self._list
-
-    def _believed(self, now: float, error: SourceError | None = None) -> Sequence[Endpoint]:
+            error = SourceUnavailable(f"EndpointSlices: the API server cannot be asked: {text[:200]}")
         if self._list is not None and now - self._listed_at <= self._settings.stale_after_seconds:
             return self._list
-        if error is None:
-            raise  # the error that is being handled
-        raise error from None
+        raise error
 
     async def _slices(self) -> list[Any]:
-        base, headers, context = self._server()
+        base, headers = self._server()
         settings = self._settings
         selector = settings.selector or f"kubernetes.io/service-name={settings.service}"
         path = f"{base}/apis/discovery.k8s.io/v1/namespaces/{quote(self._namespace(), safe='')}/endpointslices"
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=2, ssl=context)
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        session = self._session or self._open()
         slices: list[Any] = []
         query = {"labelSelector": selector, "limit": str(PAGE_ENDPOINTS)}
         while True:
-            async with self._session.get(path, params=query, headers=headers, allow_redirects=False) as response:
+            async with session.get(path, params=query, headers=headers, allow_redirects=False) as response:
                 body = await _bounded(response)
             if response.status != 200:
                 raise SourceError(f"EndpointSlices: HTTP {response.status} of the API server: {_said(body)}")
@@ -186,14 +178,11 @@ class EndpointSlices:
                 return slices
             query = {**query, "continue": str(more)}
 
-    def _server(self) -> tuple[str, dict[str, str], ssl.SSLContext | bool]:
-        """(base URL, headers, TLS) of the API server: as set, or as a pod finds it."""
+    def _server(self) -> tuple[str, dict[str, str]]:
+        """(base URL, headers) of the API server: as set, or as a pod finds it."""
         settings = self._settings
         if settings.api_url is not None:
-            context = _context(settings.auth.ca_file, settings.auth.cert_file, settings.auth.key_file)
-            if settings.auth.insecure_skip_verify and isinstance(context, ssl.SSLContext):
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            return settings.api_url.rstrip("/"), credentials(settings.auth), context
+            return settings.api_url.rstrip("/"), credentials(settings.auth)
         host = self._environment.get("KUBERNETES_SERVICE_HOST")
         port = self._environment.get("KUBERNETES_SERVICE_PORT", "443")
         if not host:
@@ -202,8 +191,22 @@ class EndpointSlices:
             token = (self._account / "token").read_text().strip()  # it rotates: read anew each time
         except OSError as error:
             raise SourceError(f"{self._account / 'token'}: cannot be read: {error.strerror}") from None
-        context = _context(str(self._account / "ca.crt"), None, None)
-        return url_of(host, int(port), "https", ""), {"Authorization": f"Bearer {token}"}, context
+        return url_of(host, int(port), "https", ""), {"Authorization": f"Bearer {token}"}
+
+    def _open(self) -> aiohttp.ClientSession:
+        auth, own = self._settings.auth, self._settings.api_url is None
+        try:
+            context = ssl.create_default_context(cafile=str(self._account / "ca.crt") if own else auth.ca_file)
+            if not own and auth.cert_file is not None:
+                context.load_cert_chain(auth.cert_file, auth.key_file)
+        except OSError as error:
+            text = error.strerror or str(error)
+            raise SourceError(f"EndpointSlices: the API server's certificate files cannot be read: {text}") from None
+        if not own and auth.insecure_skip_verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connector = aiohttp.TCPConnector(limit=2, ssl=context)
+        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        return self._session
 
     def _namespace(self) -> str:
         if self._settings.namespace is not None:
@@ -218,16 +221,6 @@ class EndpointSlices:
         if self._session is not None:
             await self._session.close()
             self._session = None
-
-
-def _context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext | bool:
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-        if cert_file is not None:
-            context.load_cert_chain(cert_file, key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("auth", f"the certificate files cannot be read: {error}") from None
-    return context
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

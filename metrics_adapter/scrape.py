@@ -60,6 +60,7 @@ class ScrapeSource:
         self.pool, self.settings, self._slo, self._interval = pool, settings, slo, interval_seconds
         self.engine: Engine = load_engine(settings.engine)
         self._reader = EngineReader(self.engine, settings.model)
+        self._tls = _tls(settings)
         self._discovery = discovery or discovery_of(settings)
         self._door, self._gpus = door, gpus
         self._beside: list[Watch] = []
@@ -205,7 +206,7 @@ class ScrapeSource:
             raise SourceError(f"no whole page: {text[:200]}") from None
 
     def _open(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self.settings.concurrency, ssl=_tls(self.settings))
+        connector = aiohttp.TCPConnector(limit=self.settings.concurrency, ssl=self._tls)
         self._session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
         )

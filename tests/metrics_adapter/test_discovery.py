@@ -145,8 +145,9 @@ def test_within_a_pod_the_account_says_who_where_and_which_namespace(tmp_path: P
         settings, settings.endpoints, account=tmp_path, environment={"KUBERNETES_SERVICE_HOST": "fd00::1"}
     )
     assert found._namespace() == "llm"
-    with pytest.raises(ConfigError, match="certificate files cannot be read"):
-        found._server()
+    assert found._server() == ("https://[fd00::1]:443", {"Authorization": "Bearer t"})
+    with pytest.raises(SourceError, match="certificate files cannot be read: No such file or directory"):
+        run(found.endpoints)
     outside = EndpointSlices(settings, settings.endpoints, account=tmp_path, environment={})
     with pytest.raises(SourceError, match=r"no pod of a cluster: set endpoints\.api_url"):
         run(outside.endpoints)

@@ -272,5 +272,7 @@ def test_a_pool_in_a_config_says_its_source() -> None:
     wrong = build(PoolSettings, {"name": "chat", "source": {"kind": "scrape", "engine": "vlm", "targets": ["a:1"]}})
     with pytest.raises(ConfigError, match=r"source\.engine: 'vlm' must be one of .*vllm"):
         check_source(wrong)
+    with pytest.raises(ConfigError, match=r"auth: the certificate files cannot be read"):
+        source("https://a/metrics", auth={"ca_file": "/no/such.pem"})
     with pytest.raises(ConfigError, match=r"source: is missing"):
         source_of(build(PoolSettings, {"name": "chat"}))
