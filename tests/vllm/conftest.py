@@ -36,6 +36,7 @@ class Server:
     """A running engine.  `itl_tolerance`: how far its ITL may be from a prediction (a CPU is shared and noisy)."""
 
     base: str
+    pid: int
     device: str
     itl_tolerance: float
     start_seconds: float
@@ -70,6 +71,7 @@ def server(cores: tuple[int, int], tmp_path_factory: pytest.TempPathFactory) -> 
             os.sched_setaffinity(0, {cores[1]})
             yield Server(
                 base=f"http://127.0.0.1:{port}",
+                pid=process.pid,
                 device=known["DEVICE"],
                 itl_tolerance=0.25 if known["DEVICE"] == "cpu" else 0.10,
                 start_seconds=time.monotonic() - start,
