@@ -11,7 +11,7 @@ last scraped.  What comes back is read and assembled as a page that we scraped o
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -27,8 +27,6 @@ from metrics_adapter.engines import CONCEPTS, Engine, load_engine
 from metrics_adapter.prometheus_api import Answer, PrometheusApi
 from metrics_adapter.prometheus_backfill import Progress, history
 from metrics_adapter.reading import Buckets, EngineReader, Reading
-
-logger = logging.getLogger("autoscaler.prometheus")
 
 # Labels of the target that a server puts on every series: they tell no two series of one page apart.
 TARGET_LABELS = ("instance", "job", "endpoint", "service", "container", "prometheus", "prometheus_replica", "receive")
@@ -88,13 +86,15 @@ class PrometheusSource:
         texts = [query for _, query in sorted(self.settings.queries.items())]
         wanted = [] if self.engine is None else [at for at in (at_seconds, start) if at not in self._looks]
         own = await self.api.instant(texts, at_seconds) if texts else []
-        for at in wanted:
-            self._looks[at] = await self._look(at)
-        observation = self._assembled(at_seconds, start, since, replicas)
+        try:
+            for at in wanted:
+                self._looks[at] = await self._look(at)
+            observation = self._assembled(at_seconds, start, since, replicas)
+        finally:
+            self._looks = dict(sorted(self._looks.items())[-MOST_LOOKS:])
         values = {n: _single(n, a) for n, a in zip(sorted(self.settings.queries), own, strict=True)}
         observation = with_values(observation, values)
         self._last_at, self._last_window = at_seconds, since
-        self._looks = dict(sorted(self._looks.items())[-MOST_LOOKS:])
         return observation
 
     async def backfill(
@@ -115,7 +115,7 @@ class PrometheusSource:
         assert self.engine is not None
         asked = [queries.everything(self.settings, self.engine), queries.sampled_at(self.settings, self.engine)]
         values, sampled = await self.api.instant(asked, at_seconds)
-        return look_of(values, sampled, self.engine, self.settings, at_seconds)
+        return await asyncio.to_thread(look_of, values, sampled, self.engine, self.settings, at_seconds)
 
     def _assembled(self, at: int, start: int, since: int, replicas: Replicas) -> Observation:
         if self.engine is None:

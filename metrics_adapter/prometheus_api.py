@@ -179,7 +179,9 @@ class PrometheusApi:
             async with asyncio.timeout(left):
                 session = self._session or self._open()
                 async with session.post(url, data=form, headers=headers, allow_redirects=False) as response:
-                    return self._judged(response, await self._body(response))
+                    body = await self._body(response)
+                    # A thousand replicas' answer takes a second to parse: other pools' turns go on meanwhile.
+                    return await asyncio.to_thread(self._judged, response, body)
         except TimeoutError:
             raise SourceUnavailable(f"{self._base}: no answer within {self.settings.timeout_seconds:g} s") from None
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:

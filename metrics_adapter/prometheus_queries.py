@@ -36,9 +36,9 @@ def everything(settings: PrometheusSettings, engine: Engine) -> str:
 
 
 def anchors(engine: Engine) -> tuple[str, ...]:
-    """Names one of which every replica has: of the first required row, else of the first row."""
-    row = next((r for r in engine.rows.values() if r.required), None) or next(iter(engine.rows.values()))
-    return row.series
+    """Sample names one of which every replica has: of the first required row, else of the first row."""
+    concept, row = next(((c, r) for c, r in engine.rows.items() if r.required), None) or next(iter(engine.rows.items()))
+    return tuple(f"{name}_count" if CONCEPTS[concept][0] == "histogram" else name for name in row.series)
 
 
 def sampled_at(settings: PrometheusSettings, engine: Engine) -> str:

@@ -13,7 +13,9 @@ from autoscaler.schema import build, json_schema
 from autoscaler.settings import PoolSettings, Slo
 from autoscaler.source_settings import PrometheusSettings
 from autoscaler.types import Observation, Replicas
+from metrics_adapter.engines import known_engines, load_engine
 from metrics_adapter.prometheus import PrometheusSource
+from metrics_adapter.prometheus_queries import anchors
 
 START = 1_000_000
 TWO = Replicas(desired=2, ready=2)
@@ -76,6 +78,19 @@ def test_repeated_samples_of_a_silent_replica_are_not_taken_for_fresh():
     assert seen.load.replicas_reporting == 1
     assert seen.demand is not None
     assert seen.demand.requests == pytest.approx(2.0 * 60)
+
+
+def test_a_stuck_engine_repeats_its_gauges_under_fresh_timestamps_and_does_not_report():
+    (seen,) = looks(store(rate=0.0), 200)
+    assert seen.load is not None
+    assert seen.load.replicas_reporting == 0
+    assert seen.load.running_requests is None
+
+
+@pytest.mark.parametrize("engine", known_engines())
+def test_every_engine_has_an_anchor_that_its_table_reads(engine: str):
+    table = load_engine(engine)
+    assert set(anchors(table)) <= table.sample_names()
 
 
 def test_all_silent_is_an_error_that_names_the_age():
