@@ -131,11 +131,11 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--config", type=Path, help="what would this config have decided? (open loop)")
     again.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
-    check = verb("validate", _validate, "Check config, scenario, profile and trace files.")
+    check = verb("validate", _validate, "Check config, scenario, profile, engine and trace files.")
     check.add_argument("files", nargs="+", help="files, or builtin:NAME")
 
     schema = verb("schema", _schema, "Print the JSON Schema of a kind of file.")
-    schema.add_argument("kind", nargs="?", default="config", choices=("config", "scenario", "profile"))
+    schema.add_argument("kind", nargs="?", default="config", choices=("config", "scenario", "profile", "engine"))
 
     bench = verb("bench", _bench, "Measure on this machine.")
     bench.add_argument("name", nargs="?", help="sim, step, scrape, policy, ... (default: list them)")
@@ -263,6 +263,11 @@ def _kind_of_file(name: str) -> str:
             pools = load_config(path).pools
             _check_sources(pools)
             return f"a config of {len(pools)} pool{'s' if len(pools) != 1 else ''}: {', '.join(p.name for p in pools)}"
+        if "rows" in data:
+            from metrics_adapter.engines import load_engine
+
+            table = load_engine({"file": name})
+            return f"an engine table: {table.name}, {len(table.rows)} rows"
         if "step" in data or "roofline" in data or "linear" in data or "weights_gb" in data:
             from serving.profiles import load_profile
 
@@ -297,6 +302,10 @@ def _schema(arguments: argparse.Namespace) -> int:
         from serving.profiles import Profile
 
         kind = Profile
+    elif arguments.kind == "engine":
+        from metrics_adapter.engines import Engine
+
+        kind = Engine
     print(json.dumps(json_schema(kind), indent=2))
     return 0
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from autoscaler.errors import ConfigError
+from autoscaler.main import main
 from metrics_adapter.engines import CONCEPTS, known_engines, load_engine
 from metrics_adapter.reading import EngineReader, Reading
 
@@ -191,6 +193,26 @@ def test_a_wrong_table_is_refused_in_a_sentence(table: object, words: str) -> No
     with pytest.raises(ConfigError) as refused:
         load_engine(table)  # type: ignore[arg-type]
     assert words in str(refused.value)
+
+
+def test_the_command_line_checks_a_table_and_a_configs_engine_and_tells_the_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "mine.toml"
+    table.write_text('name = "mine"\n[rows.running]\nseries = ["x"]\n')
+    config = tmp_path / "config.yaml"
+    config.write_text(f"version: 1\npools:\n- name: a\n  source: {{kind: scrape, dns: a, engine: {{file: {table}}}}}\n")
+    assert main(["validate", str(table), str(config)]) == 0
+    assert "an engine table: mine, 1 rows" in capsys.readouterr().out
+    table.write_text('name = "mine"\n[rows.runing]\nseries = ["x"]\n')
+    assert main(["validate", str(config)]) == 2
+    assert "pools[0].source" in (said := capsys.readouterr().err)
+    assert "rows.runing: unknown concept" in said
+    assert main(["schema", "engine"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.validate({"name": "mine", "rows": {"running": {"series": ["x"]}}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "mine", "rows": {"running": {"serie": ["x"]}}}, schema)
 
 
 def test_every_concept_is_read_by_some_engine() -> None:
