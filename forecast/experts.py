@@ -39,13 +39,14 @@ class Levels:
 
 @dataclass(slots=True, kw_only=True)
 class View:
-    """What experts may look at.  `level`: mean of the last 15 min.
+    """What experts may look at.  `last`, `level`: means of the last 60 s and 15 min; `peak`: of the last 5 min.
 
     `days`: (peak, level) of the same window 1, 2, 3 and 7 days ago, those that are known; `cycles`: the same 1, 2 and 3
     detected periods ago.
     """
 
     levels: Levels
+    last: float | None
     peak: float | None
     level: float | None
     days: Past
@@ -58,6 +59,7 @@ class Present:
     """The part of a View that all windows share.  `days`, `cycles`: (seconds back, level then)."""
 
     levels: Levels
+    last: float | None
     peak: float | None
     level: float | None
     days: Past
@@ -68,9 +70,9 @@ def present(history: History, levels: Levels, events: Events, periods: Sequence[
     """What is known at `at_seconds` whatever the window."""
     stop, per_five = history.rolling.stop, FIVE // history.cell_seconds
     peak, level = largest_known(history.rolling.between(stop - per_five, stop)), history.level_before(at_seconds)
-    factor = events.factor(at_seconds)
+    last, factor = history.rolling.last(), events.factor(at_seconds)
     if factor != 1.0:
-        peak, level = _over(peak, factor), _over(level, factor)
+        last, peak, level = _over(last, factor), _over(peak, factor), _over(level, factor)
         levels = Levels(
             minute=_over(levels.minute, factor), five=_over(levels.five, factor),
             fifteen=_over(levels.fifteen, factor), hour=_over(levels.hour, factor),
@@ -78,6 +80,7 @@ def present(history: History, levels: Levels, events: Events, periods: Sequence[
     backs = [n * periods[0] for n in (1, 2, 3)] if periods else ()
     return Present(
         levels=levels,
+        last=last,
         peak=peak,
         level=level,
         days=_levels_back(history, events, at_seconds, [days * DAY for days in CYCLES]),
@@ -112,6 +115,7 @@ def view(history: History, events: Events, now: Present, at_seconds: int, start_
 
     return View(
         levels=now.levels,
+        last=now.last,
         peak=now.peak,
         level=now.level,
         days=peaks(now.days),
@@ -155,6 +159,7 @@ def _shift(now: float | None, past: Past) -> float | None:
 
 # Every expert by name, in the order in which their trackers are kept.
 EXPERTS: tuple[tuple[str, Callable[[View], float | None]], ...] = (
+    ("last", lambda v: v.last),
     ("level_1m", lambda v: v.levels.minute),
     ("level_5m", lambda v: v.levels.five),
     ("level_15m", lambda v: v.levels.fifteen),
