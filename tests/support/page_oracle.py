@@ -36,7 +36,7 @@ def oracle(page: bytes, wanted: Collection[str]) -> Found | None:
             continue
         line = raw.decode(errors="surrogateescape")
         match = LINE.fullmatch(line)
-        if match is not None and any("\ud800" <= c <= "\udfff" for c in match["labels"] or ""):
+        if match is not None and not raw.isascii() and any("\ud800" <= c <= "\udfff" for c in match["labels"] or ""):
             return None  # no UTF-8
         if match is None or NUMBER.fullmatch(match["value"]) is None:
             return None
