@@ -32,7 +32,7 @@ from metrics_adapter.scrape import ScrapeSource
 pytestmark = pytest.mark.slow
 
 TWO = Replicas(desired=2, ready=2)
-SEATS = 16
+SEATS = 6
 
 
 async def until(at: float) -> None:
@@ -53,7 +53,7 @@ def alike(ours: Histogram | None, theirs: Histogram | None) -> bool:
 
 
 class World:
-    """Two fake engines of one model, a client, and a Prometheus that scrapes them twice a second."""
+    """Two fake engines of one model, a client, and a Prometheus that scrapes them four times a second."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class World:
             self.clients.append(await self._stack.enter_async_context(Client(engine.url)))
         addresses = [f"127.0.0.1:{engine.port}" for engine in self.engines]
         self.addresses = addresses
-        self.server = RealPrometheus(self.folder, {"vllm": addresses}, scrape_seconds=0.5)
+        self.server = RealPrometheus(self.folder, {"vllm": addresses}, scrape_seconds=0.25)
         self._stack.callback(self.server.stop)
         await asyncio.to_thread(self.server.start)
         await asyncio.to_thread(self.server.wait_for_targets, len(addresses))
