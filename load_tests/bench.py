@@ -54,6 +54,12 @@ def _step(quick: bool) -> Iterable[BenchRow]:
     return rows(quick)
 
 
+def _forecast(quick: bool) -> Iterable[BenchRow]:
+    from load_tests.bench_forecast import rows
+
+    return rows(quick)
+
+
 def _validate(quick: bool) -> Iterable[BenchRow]:
     from load_tests.validation import rows
 
@@ -81,6 +87,7 @@ def _capacity(quick: bool) -> Iterable[BenchRow]:
 BENCHES: dict[str, tuple[Bench, str]] = {
     "sim": (_sim, "how fast the simulator is, against itself stepping every engine step"),
     "step": (_step, "what one decision costs in time and memory"),
+    "forecast": (_forecast, "what an update, a forecast and a refit cost"),
     "validate": (_validate, "how close the simulated replica is to queueing theory and to measured vLLM runs"),
     "fluid": (_fluid, "how close the fluid twin is to the simulated fleet, in cost and attainment"),
     "capacity": (_capacity, "how near the learned capacity of a replica is to what simulated replicas carry"),
