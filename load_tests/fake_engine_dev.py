@@ -10,7 +10,7 @@ from typing import cast
 
 from aiohttp import web
 
-from load_tests.fake_engine_http import Api, refuse
+from load_tests.fake_engine_http import Api, refuse, told
 from load_tests.fake_engine_loop import Mode
 
 
@@ -42,21 +42,19 @@ class DevRoutes:
         mode = self._mode(request)
         level = request.query.get("level", "1")
         if level not in ("0", "1", "2"):
-            return refuse(400, f"level {level!r} must be one of 0, 1, 2", "BadRequestError", "level")
+            return refuse(400, f"level {level!r} must be one of 0, 1, 2", "Bad Request", "query.level")
         if mode is None:
             return self._bad_mode(request)
         await self._timed("sleep", self.engine.sleep(int(level), mode))
-        return web.Response()
+        return told({"status": "slept", "level": int(level)})
 
     async def _wake(self, request: web.Request) -> web.Response:
         tags = frozenset(t for value in request.query.getall("tags", []) for t in value.split(",") if t)
-        if tags - {"weights", "kv_cache"}:
-            return refuse(400, "tags must be among weights, kv_cache", "BadRequestError", "tags")
-        await self._timed("wake", self.engine.wake(tags))
-        return web.Response()
+        await self._timed("wake", self.engine.wake(tags))  # unknown tags are taken, and wake nothing
+        return told({"status": "woken", "tags": sorted(tags) or None})
 
     async def _is_sleeping(self, _: web.Request) -> web.Response:
-        return web.json_response({"is_sleeping": self.engine.is_sleeping})
+        return told({"is_sleeping": self.engine.is_sleeping})
 
     async def _release_memory(self, _: web.Request) -> web.Response:
         if not self.engine.paused:
@@ -69,14 +67,14 @@ class DevRoutes:
         if mode is None:
             return self._bad_mode(request)
         await self.engine.pause(mode)
-        return web.json_response({"status": "paused"})
+        return told({"status": "paused"})
 
     async def _resume(self, _: web.Request) -> web.Response:
         self.engine.resume()
-        return web.json_response({"status": "resumed"})
+        return told({"status": "resumed"})
 
     async def _is_paused(self, _: web.Request) -> web.Response:
-        return web.json_response({"is_paused": self.engine.paused})
+        return told({"is_paused": self.engine.paused})
 
     async def _abort(self, _: web.Request) -> web.Response:
         self.engine.abort_all()
@@ -85,10 +83,10 @@ class DevRoutes:
     async def _reset(self, _: web.Request) -> web.Response:
         if self.engine.scheduler.cache is not None:
             self.engine.scheduler.cache.clear()
-        return web.Response()
+        return told({"success": True})
 
     async def _info(self, _: web.Request) -> web.Response:
-        return web.json_response({"vllm_config": asdict(self.api.settings)})
+        return told({"vllm_config": asdict(self.api.settings)})
 
     async def _die(self, _: web.Request) -> web.Response:
         self._crash()
@@ -112,5 +110,5 @@ class DevRoutes:
     @staticmethod
     def _bad_mode(request: web.Request) -> web.Response:
         return refuse(
-            400, f"mode {request.query['mode']!r} must be one of abort, wait, keep", "BadRequestError", "mode"
+            400, f"mode {request.query['mode']!r} must be one of abort, wait, keep", "Bad Request", "query.mode"
         )

@@ -51,9 +51,15 @@ def error_body(status: int, message: str, kind: str, param: str | None = None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
+def told(data: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer, compact and with vLLM's content type."""
+    body = json.dumps(data, separators=(",", ":")).encode()
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
 def refuse(status: int, message: str, kind: str, param: str | None = None) -> web.Response:
     """The same as an answer."""
-    return web.json_response(error_body(status, message, kind, param), status=status)
+    return told(error_body(status, message, kind, param), status)
 
 
 class Api:
@@ -104,7 +110,7 @@ class Api:
             status = response.status
         except web.HTTPException as error:
             status = error.status
-            raise
+            return told({"detail": error.reason}, status)
         except (asyncio.CancelledError, ConnectionError):
             status = 200  # the client hung up in mid-stream
             raise
@@ -125,11 +131,11 @@ class Api:
         return web.Response(status=503 if dead else 200)
 
     async def _version(self, _: web.Request) -> web.Response:
-        return web.json_response({"version": VERSION})
+        return told({"version": VERSION})
 
     async def _load(self, _: web.Request) -> web.Response:
         load = self.engine.load + self._ingress if self.settings.enable_server_load_tracking else 0
-        return web.json_response({"server_load": load})
+        return told({"server_load": load})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics.page(), headers={"Content-Type": CONTENT_TYPE})
@@ -139,12 +145,12 @@ class Api:
             "id": self.rules.model, "object": "model", "created": int(self.started), "owned_by": "fake engine",
             "root": self.rules.model, "parent": None, "max_model_len": self.rules.model_len,
         }  # fmt: skip
-        return web.json_response({"object": "list", "data": [model]})
+        return told({"object": "list", "data": [model]})
 
     async def _status(self, _: web.Request) -> web.Response:
         settings = self.settings
         about = {"profile": self.engine.replica.id, "speed": settings.speed, "seed": settings.seed}
-        return web.json_response({**about, "open": self.open, "step_lateness_seconds": self.engine.lateness()})
+        return told({**about, "open": self.open, "step_lateness_seconds": self.engine.lateness()})
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, chat=False)
@@ -304,7 +310,7 @@ class Answer:
         inner: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.ask.chat else {"text": text}
         choice = {"index": 0, **inner, "logprobs": None, "finish_reason": self.sequence.reason}
         head = {"id": self.name, "object": self.object, "created": self.created, "model": self.model}
-        return web.json_response({**head, "choices": [choice], "usage": self.usage()}, headers=_orca(request, metrics))
+        return told({**head, "choices": [choice], "usage": self.usage()}, headers=_orca(request, metrics))
 
 
 def _orca(request: web.Request, metrics: Metrics) -> dict[str, str]:
@@ -312,10 +318,10 @@ def _orca(request: web.Request, metrics: Metrics) -> dict[str, str]:
     form = request.headers.get("endpoint-load-metrics-format", "").upper()
     load = {"num_requests_waiting": metrics.waiting.value, "kv_cache_usage_perc": metrics.kv_usage.value}
     if form == "TEXT":
-        told = "TEXT " + ", ".join(f"named_metrics.{k}={v}" for k, v in load.items())
+        report = "TEXT " + ", ".join(f"named_metrics.{k}={v}" for k, v in load.items())
     elif form == "JSON":
-        told = "JSON " + json.dumps({"named_metrics": load})
+        report = "JSON " + json.dumps({"named_metrics": load})
     else:
         return {}
     assert math.isfinite(load["kv_cache_usage_perc"])
-    return {"endpoint-load-metrics": told}
+    return {"endpoint-load-metrics": report}

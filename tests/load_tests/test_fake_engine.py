@@ -197,7 +197,8 @@ def test_small_routes() -> None:
         assert models["data"][0]["max_model_len"] == 4096
         assert await get(session, engine, "/load") == (200, {"server_load": 0})
         assert (await get(session, engine, "/ping"))[0] == 200
-        assert (await get(session, engine, "/sleep"))[0] == 404  # no dev mode
+        assert await get(session, engine, "/sleep") == (404, {"detail": "Not Found"})  # no dev mode
+        assert await get(session, engine, "/v1/completions") == (405, {"detail": "Method Not Allowed"})
         _, status = await get(session, engine, "/fake_engine")
         assert status["profile"] == engine.replica.id
         text = (await get(session, engine, "/metrics"))[1]
@@ -267,7 +268,9 @@ def test_level_0_sleeps_without_a_state_and_waking_takes_the_profiles_time() -> 
         assert took >= engine.settings.waking_seconds(engine.replica, 2) > 0.04
         assert await post(session, engine, "/sleep?level=7") == 400
         assert await post(session, engine, "/sleep?mode=now") == 400
-        assert await post(session, engine, "/wake_up?tags=gpu") == 400
+        assert await post(session, engine, "/sleep") == 200
+        assert await post(session, engine, "/wake_up?tags=gpu") == 200  # as vLLM: taken, and wakes nothing
+        assert (await get(session, engine, "/is_sleeping"))[1] == {"is_sleeping": True}
 
     story(tell, dev_mode=True, speed=100.0)
 
