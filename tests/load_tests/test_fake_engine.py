@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -514,3 +515,74 @@ def test_a_port_in_use_is_an_error_and_not_a_silence(capsys: pytest.CaptureFixtu
         assert "error" in code.stderr
 
     story(tell)
+
+
+# -- against answers of a real server -----------------------------------------------------------------------------------
+
+
+RECORDED = json.loads(Path(__file__).with_name("vllm_0_32_answers.json").read_text())
+CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "ignore_eos": True}
+PLAIN = {"prompt": list(range(1000, 1010)), "max_tokens": 4, "ignore_eos": True}
+USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+ASKED: dict[str, tuple[str, Any]] = {
+    "stream": ("completions", {**PLAIN, **USAGE}),
+    "stream_chunk_usage": (
+        "completions",
+        {**PLAIN, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    ),
+    "stream_no_usage": ("completions", {**PLAIN, "stream": True}),
+    "chat_stream": ("chat/completions", {**CHAT, **USAGE}),
+    "whole": ("completions", PLAIN),
+    "chat_whole": ("chat/completions", CHAT),
+    "bad_model": ("completions", {**PLAIN, "model": "x"}),
+    "too_long": ("completions", {**PLAIN, "max_tokens": 10**6}),
+    "zero": ("completions", {**PLAIN, "max_tokens": 0}),
+    "str_tokens": ("completions", {**PLAIN, "max_tokens": "a"}),
+    "no_prompt": ("completions", {}),
+    "empty_prompt": ("completions", {**PLAIN, "prompt": []}),
+    "no_json": ("completions", b"{"),
+}
+
+
+def shape(value: Any) -> Any:
+    """Types instead of values."""
+    if isinstance(value, dict):
+        return {k: shape(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [shape(v) for v in value[:1]]
+    return type(value).__name__
+
+
+def lies_within(mine: Any, real: Any, path: str) -> None:
+    """Every field that the fake engine gives is one that vLLM gives, and of its type."""
+    if isinstance(mine, dict) and isinstance(real, dict):
+        for key, value in mine.items():
+            assert key in real, f"{path}.{key}"
+            lies_within(value, real[key], f"{path}.{key}")
+    elif isinstance(mine, list) and isinstance(real, list) and mine and real:
+        lies_within(mine[0], real[0], path)
+    elif path.endswith(".param"):  # vLLM names the parameter in some errors, and not in others
+        assert mine in ("str", "NoneType")
+    else:
+        assert mine == real, path
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_answers_look_like_a_real_servers(name: str) -> None:
+    """Recorded from vLLM 0.32.0 on a CPU, with the same questions."""
+    real = RECORDED[name]
+
+    async def tell(engine: FakeEngine, session: Session) -> None:
+        route, asked = ASKED[name]
+        data = asked if isinstance(asked, bytes) else json.dumps(asked)
+        async with session.post(f"{engine.url}/v1/{route}", data=data) as answer:
+            assert (answer.status, answer.headers["Content-Type"]) == (real["status"], real["content_type"])
+            if "events" not in real:
+                lies_within(shape(await answer.json()), real["body"], name)
+                return
+            found = await events(answer)
+        assert len(found) == real["events"]
+        for at, part in ((0, "first"), (1, "second"), (-2, "last_but_one")):
+            lies_within(shape(found[at]), real[part], f"{name} {part}")
+
+    story(tell, max_model_len=2048)
