@@ -7,6 +7,7 @@ import gzip
 import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -241,6 +242,30 @@ def test_gpus_of_other_pods_on_the_same_nodes_are_left_out() -> None:
     assert (seen.replicas.ready, seen.replicas.unhealthy) == (1, 0)
     assert seen.load is not None
     assert seen.load.gpu_utilization_fraction is None
+
+
+def test_a_token_is_read_anew_and_shown_to_replicas_alone(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("one\n")
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {token.read_text().strip()}":
+            raise web.HTTPUnauthorized
+        return web.Response(text=vllm_page(running=1), content_type="text/plain")
+
+    async def story() -> tuple[list[int], str]:
+        async with serving(m=handle) as host:
+            async with source(f"http://{host}/m", auth={"bearer_token_file": str(token)}) as one:
+                await one.observe(1000, Replicas(desired=1, ready=1))
+                reporting = [len(one.readings)]
+                token.write_text("two\n")
+                await one.observe(1010, Replicas(desired=1, ready=1))
+                reporting.append(len(one.readings))
+            async with source(f"http://{host}/m") as stranger:
+                await stranger.observe(1000, Replicas(desired=1, ready=1))
+                return reporting, stranger.problems[f"http://{host}/m"]
+
+    assert run(story) == ([1, 1], "HTTP 401")
 
 
 def test_a_thousand_replicas_are_asked_a_few_at_a_time() -> None:
