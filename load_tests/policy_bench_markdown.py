@@ -31,14 +31,16 @@ def hindsight(told: Json) -> Iterator[str]:
     """Our cost over each peer's in hindsight, at the attainment that ours realised."""
     for target, family, cases in _groups(told):
         for i in range(max(len(rows) for _, rows in cases)):
-            ours = cases[0][1][i]["reference"]
-            yield f"{_title(target, family)}: {ours} over each peer in hindsight, at equal attainment:"
+            now = [rows[i] for _, rows in cases]
+            names = dict.fromkeys(line["contender"] for c in now for line in c["lines"] if line["ratio"])
+            if not names:  # no knob was turned here
+                continue
+            yield f"{_title(target, family)}: {now[0]['reference']} over each peer in hindsight, at equal attainment:"
             yield ""
             yield from _head([case["name"] for case, _ in cases])
-            now = [rows[i] for _, rows in cases]
             yield _row("*ours attained, %*", [_percent(c["ours"]["attainment_fraction"]) for c in now])
             yield _row("*over the cheapest at just the target*", [_ratio(c["over_cheapest"]) for c in now])
-            for name in dict.fromkeys(line["contender"] for c in now for line in c["lines"] if line["ratio"]):
+            for name in names:
                 yield _row(name, [_place(c, name) for c in now])
             yield ""
 
