@@ -142,6 +142,15 @@ def late_share(f: Any, wait: float, own: float) -> float:
 
 
 @compiled
+def late_place(bounds: Floats, limit: float) -> int:
+    """Index of the bucket of what is just above the largest bound that is not above `limit`."""
+    place = bucket(bounds, limit)
+    if place < bounds.size and bounds[place] == limit:
+        place += 1
+    return place
+
+
+@compiled
 def begin(f: Any, i: int, part: float, instant: float, wait: float, own: float) -> None:
     """A `part` of cohort `i` gives its first tokens at `instant`, after `wait` seconds on average."""
     n, h = f.now, f.histograms
@@ -164,7 +173,9 @@ def begin(f: Any, i: int, part: float, instant: float, wait: float, own: float) 
     f.counts[OUTPUTS] += requests
     f.counts[TTFT_SUM] += requests * wait
     if f.law[OBSERVED] > 0.0:
-        h[TTFT_AT + bucket(TTFT_BOUNDS, wait)] += requests
+        usual = bucket(TTFT_BOUNDS, wait)
+        h[TTFT_AT + usual] += requests * (1.0 - late)
+        h[TTFT_AT + max(usual, late_place(TTFT_BOUNDS, f.law[TTFT_LIMIT]))] += requests * late
 
 
 @compiled
@@ -237,7 +248,8 @@ def end(f: Any, i: int, j: int, last: float, step: float, until: float) -> None:
     gaps = output - 1.0
     ended = until - (n[CLOCK] - last) * step
     spent = max(0.0, ended - f.begun_seconds[i])
-    slow = 0.0
+    slow, told = 0.0, 0.0
+    place = late_place(ITL_BOUNDS, law[ITL_LIMIT])
     if gaps >= 0.5:
         # What others' prompts add to its decoding: how many come meanwhile, and how long each is.
         idle = max(0.02, 1.0 - n[SEEN_RATE])
@@ -250,6 +262,8 @@ def end(f: Any, i: int, j: int, last: float, step: float, until: float) -> None:
         per_second = _TAMED * (1.0 - own) * max(0.0, n[SQUARE_RATE] - alike) + _TAMED_COUNT * uneven * alike
         variance = per_second * spent / (idle * idle)
         slow = above(added, variance, gaps * law[ITL_LIMIT] - (spent - added))
+        if law[OBSERVED] > 0.0 and place > 0:  # what a scraper sees of the same tail
+            told = above(added, variance, gaps * ITL_BOUNDS[place - 1] - (spent - added))
     f.violated[i] += requests * (1.0 - (1.0 - f.late[i]) * (1.0 - slow))
     n[RUNNING] -= requests
     n[MOMENT] -= requests * (until - ended)
@@ -265,7 +279,9 @@ def end(f: Any, i: int, j: int, last: float, step: float, until: float) -> None:
         h[E2E_AT + bucket(E2E_BOUNDS, whole)] += requests
         h[OUTPUT_AT + bucket(LENGTH_BOUNDS, output)] += requests
         if gaps > 0.0:
-            h[TPOT_AT + bucket(ITL_BOUNDS, spent / gaps)] += requests
+            usual = bucket(ITL_BOUNDS, spent / gaps)
+            h[TPOT_AT + usual] += requests * (1.0 - told)
+            h[TPOT_AT + max(usual, place)] += requests * told
 
 
 @compiled

@@ -263,3 +263,20 @@ def test_worlds_that_only_the_plant_knows_are_refused():
         FluidFleet(replace(world, requests=few))
     with pytest.raises(ValueError, match="until_seconds"):
         FluidFleet(world).advance(math.nan)
+
+
+def test_a_scraper_counts_as_many_late_as_the_twin_does():
+    """At the SLO's limits, where they are bounds of buckets: late first tokens and slow answers, against violations."""
+    traffic = poisson(61.0, 400.0, prompt=800.0, output=120.0, sigma=0.6)
+    world = setup(requests=traffic, initial=(2,), end_seconds=400.0)
+    twin = FluidSimulation(world, [static(2)])
+    twin.run()
+    counters = twin.fleet.counters(0)
+    seen = 0.0
+    for told, limit in ((counters.ttft, world.slo.ttft_seconds), (counters.tpot, world.slo.itl_seconds)):
+        assert limit in told.bounds
+        seen += float(told.counts[int(np.searchsorted(told.bounds, limit)) + 1 :].sum())
+    _, violated = twin.flow.per_second()
+    ended = float(violated.sum())
+    assert ended > 20.0
+    assert 0.8 * ended < seen < 1.3 * ended
