@@ -33,6 +33,7 @@ TOLERANCE = {0.9: 0.01, 0.95: 0.01, 0.99: 0.005}
 BURST_TOLERANCE = 0.05
 LOSS_SLACK = 1.03  # a loss above the best of the others by more is said
 LEAST_ORIGINS = 100  # fewer say nothing of a quantile; they are shown, and no cell is called lost for its coverage
+LEAST_BURSTS = 30  # the same for bursts
 _BURST_SHARE = 0.05
 _SHIFT = 1.5
 _LEAST_ANSWERED = 0.5
@@ -57,6 +58,7 @@ class Score:
     pinball: tuple[float, ...]
     coverage: tuple[float, ...]
     burst_coverage: tuple[float, ...]
+    burst_origins: int
     shift_coverage: tuple[float, ...]
     least_hour_coverage: float
     mase_naive: float
@@ -155,6 +157,7 @@ def _score(
         pinball=tuple(float(loss[:, column[c]].mean() / mean) if y.size and mean > 0 else np.nan for c in SHOWN),
         coverage=covered(np.ones(y.size, dtype=bool)),
         burst_coverage=covered(groups.burst[used]),
+        burst_origins=int(groups.burst[used].sum()),
         shift_coverage=covered(groups.shift[used]),
         least_hour_coverage=min(hours) if hours else np.nan,
         mase_naive=scaled(naive), mase_seasonal=scaled(seasonal),
@@ -194,7 +197,7 @@ def lost_cells(found: Sequence[Score]) -> list[Lost]:
             if not abs(value - level) <= TOLERANCE[level] + 1e-12:
                 lost.append(_lost(s.trace, s.window, f"coverage at {level:g}", value, level))
         for level, value in zip(COVERED, s.burst_coverage, strict=True):
-            if np.isfinite(value) and abs(value - level) > BURST_TOLERANCE:
+            if s.burst_origins >= LEAST_BURSTS and abs(value - level) > BURST_TOLERANCE:
                 lost.append(_lost(s.trace, s.window, f"coverage at {level:g} in bursts", value, level))
     names = dict.fromkeys(s.forecaster for s in found)
     for trace in dict.fromkeys(s.trace for s in found):

@@ -107,7 +107,7 @@ def test_scores_follow_by_hand() -> None:
 
 
 def test_coverage_of_the_right_cells_is_called_lost() -> None:
-    series = series_of(waves(3 * DAY_MINUTES), DAY_MINUTES)
+    series = series_of(waves(7 * DAY_MINUTES), DAY_MINUTES)
     actual = outcomes(series)
     low = np.repeat(0.9 * actual[:, :, None], len(LEVELS), axis=2)
     worse = Told(forecaster=OURS, quantiles=low, seconds_per_update=0.0, seconds_per_refit=0.0)
