@@ -166,20 +166,39 @@ class History:
         return largest_known(values, LEAST_KNOWN_FRACTION) if len(values) == stop - start else None
 
     def past_peak(self, from_seconds: int, until_seconds: int) -> float | None:
-        """Largest 60-s mean in (from, until] long ago: from minutes where they are kept, else from 5-min cells."""
+        """Largest 60-s mean in (from, until] long ago: from minutes where they are kept, else from 5-min cells.
+
+        Inside a window of two minutes at most, 5-min peaks would say too much: there it is the mean, interpolated.
+        """
         start = self.cell(from_seconds, MINUTE)
         if start >= self.minute.first:
             values = self.minute.between(start, max(start + 1, -(-(until_seconds - self.phase_seconds) // MINUTE)))
+        elif until_seconds - from_seconds <= 2 * MINUTE:
+            place = ((from_seconds + until_seconds) / 2.0 - self.phase_seconds) / FIVE - 0.5
+            whole = int(place // 1.0)
+            near = self.five_mean.between(whole, whole + 2)
+            if len(near) < 2 or near[0] is None or near[1] is None:
+                return largest_known(near) if near else None
+            return near[0] + (place - whole) * (near[1] - near[0])
         else:
             start = self.cell(from_seconds, FIVE)
             values = self.five_peak.between(start, max(start + 1, -(-(until_seconds - self.phase_seconds) // FIVE)))
         return largest_known(values, LEAST_KNOWN_FRACTION)
 
-    def level_before(self, at_seconds: int, cells: int = 3) -> float | None:
-        """Mean of the last `cells` 5-min cells that had closed by `at_seconds`."""
-        stop = self.cell(at_seconds, FIVE)
-        values = self.five_mean.between(stop - cells, stop)
-        return mean_known(values, 0.5) if values else None
+    def level_before(self, at_seconds: int) -> float | None:
+        """Mean of the last 15 whole minutes by `at_seconds`; None if under half of it is known."""
+        stop = self.cell(at_seconds, MINUTE)
+        if stop - 15 >= self.minute.first:
+            return mean_known(self.minute.between(stop - 15, stop), 0.5)
+        per_five = FIVE // MINUTE
+        last, minutes = divmod(stop, per_five)
+        values = self.five_mean.between(last - 3, last + 1)
+        if len(values) < 4 or any(v is None for v in values):
+            known = values[: 3 if minutes == 0 else None]
+            return mean_known(known, 0.5) if known else None
+        share = minutes / per_five  # of the newest cell, and the rest of the oldest
+        a, b, c, d = (v or 0.0 for v in values)
+        return ((1.0 - share) * a + b + c + share * d) / 3.0
 
 
 def _minute_mean(values: list[float | None], full: int) -> float | None:

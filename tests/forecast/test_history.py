@@ -90,8 +90,12 @@ def test_the_past_is_found_again_in_minutes_and_then_in_five_minutes():
         history = history.observed(begin + (i + 1) * 60, 60, float(i))
     now = begin + 3 * DAY
     assert history.past_peak(now - DAY, now - DAY + 60) == 2 * 1440
-    assert history.past_peak(now - 3 * DAY, now - 3 * DAY + 60) == 4.0  # the peak of its five minutes
+    hour = now - 3 * DAY + 3600
+    assert history.past_peak(hour, hour + 60) == pytest.approx(60)  # a minute, between means of five
+    assert history.past_peak(hour, hour + 300) == 64.0  # the peak of five minutes
     assert history.level_before(now - DAY) == pytest.approx(2 * 1440 - 8)
+    assert history.level_before(hour) == pytest.approx(60 - 8)
+    assert history.level_before(hour + 120) == pytest.approx(62 - 8)
     assert history.past_peak(now - 5 * DAY, now - 5 * DAY + 60) is None
 
 
