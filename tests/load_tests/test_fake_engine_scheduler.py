@@ -142,6 +142,17 @@ def test_whoever_leaves_frees_seat_and_memory() -> None:
     assert scheduler.running == [two]
 
 
+@pytest.mark.parametrize(("prompt", "admitted"), [(48, 2), (49, 1)])
+def test_a_newcomer_needs_room_for_its_first_token_too(prompt: int, admitted: int) -> None:
+    scheduler = Scheduler(replace(BASE, kv_capacity_tokens=100, kv_block_tokens=1))
+    scheduler.submit(Sequence(prompt_tokens=50, output_tokens=9), 0.0)
+    scheduler.plan(0.0)
+    scheduler.end(1.0)  # its next step needs 51 tokens
+    scheduler.submit(Sequence(prompt_tokens=prompt, output_tokens=9), 1.0)
+    scheduler.plan(1.0)
+    assert len(scheduler.running) == admitted
+
+
 def in_real_time(replica: str, shapes: list[Shape]) -> tuple[list[float], list[float]]:
     """TTFT and TPOT of `shapes` as a client sees them on a fake engine."""
 
