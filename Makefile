@@ -19,9 +19,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# With Ray, Prophet and a real Prometheus; what judges times runs with nothing beside it.
 test-slow: $(VENV)/.dev
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[peers,ray]'
-	$(BIN)/python -m pytest -n $(JOBS) -m "(slow or peers) and not browser" --dist worksteal
+	scripts/prometheus
+	$(BIN)/python -m pytest -n $(JOBS) -m "(slow or peers) and not browser and not alone" --dist worksteal
+	$(BIN)/python -m pytest -m alone
 
 test-browser: $(VENV)/.dev
 	$(BIN)/pip install -q -e '.[browser]'

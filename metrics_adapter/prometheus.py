@@ -226,8 +226,8 @@ def paced(then: Reading, now: Reading, window_seconds: float) -> tuple[Reading, 
             was[concept], is_[concept] = _paced(was[concept], buckets, share)
     at = now.at_seconds
     return (
-        Reading(at_seconds=at - window_seconds, values=before, histograms=was),
-        Reading(at_seconds=at, values=after, histograms=is_),
+        replace(then, at_seconds=at - window_seconds, values=before, histograms=was),
+        replace(now, values=after, histograms=is_),
     )
 
 

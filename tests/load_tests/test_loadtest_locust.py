@@ -27,7 +27,7 @@ from load_tests.loadtest_plan import Bodies, Plan
 from serving.calibrate_command import toml
 from serving.profiles import profile
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 CORES = sorted(os.sched_getaffinity(0))
 

@@ -14,8 +14,9 @@ from autoscaler.settings import PoolSettings, Slo
 from autoscaler.source_settings import PrometheusSettings
 from autoscaler.types import Observation, Replicas
 from metrics_adapter.engines import known_engines, load_engine
-from metrics_adapter.prometheus import PrometheusSource
+from metrics_adapter.prometheus import PrometheusSource, paced
 from metrics_adapter.prometheus_queries import anchors
+from metrics_adapter.reading import Reading
 
 START = 1_000_000
 TWO = Replicas(desired=2, ready=2)
@@ -252,3 +253,13 @@ def test_the_pool_section_takes_it_and_the_schema_tells_it():
 def test_an_unknown_engine_is_refused_by_name():
     with pytest.raises(ConfigError, match="'vlm' must be one of .*vllm"):
         PrometheusSource("chat", PrometheusSettings(url="http://prom:9090", engine="vlm"))
+
+
+def test_a_pace_keeps_what_an_engine_counts_at_the_end_of_requests() -> None:
+    late = frozenset({"prompt_tokens"})
+    then = Reading(at_seconds=1.0, values={"prompt_tokens": 100.0}, at_finish=late)
+    now = Reading(at_seconds=11.0, values={"prompt_tokens": 150.0}, at_finish=late)
+    before, after = paced(then, now, 20.0)
+    assert (before.at_finish, after.at_finish) == (late, late)
+    assert after.values["prompt_tokens"] - before.values["prompt_tokens"] == 100.0
+    assert after.at_seconds - before.at_seconds == 20.0
