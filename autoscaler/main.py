@@ -1,6 +1,7 @@
 """The command line, and the root that puts the rooms together.  Nobody imports it.
 
-Exit codes: 0 done, 1 a check failed (a replay differs, an SLO gate is missed), 2 something a person wrote is wrong.
+Exit codes: 0 done, 1 a check failed (a replay differs, an SLO gate is missed), 2 something a person wrote is wrong,
+3 a load test is invalid.
 """
 
 from __future__ import annotations
