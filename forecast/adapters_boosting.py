@@ -31,7 +31,7 @@ class Boosting:
         from sklearn.ensemble import HistGradientBoostingRegressor
 
         bins = np.asarray(past.bins)
-        first = min(max(LAGS), bins.size - 4)
+        first = min(max(LAGS), bins.size // 3)
         origins = np.arange(max(first, bins.size - 2 - _ROWS), bins.size - 2)
         if origins.size < 12:
             raise ValueError("too few origins to learn from")
