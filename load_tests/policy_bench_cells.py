@@ -46,9 +46,9 @@ _DECIDES = ("policy_bench_cells.py",)
 
 # What only this project's policies run: a change there changes no digit of anybody else's.
 _OURS = (
-    "forecast/", "serving/capacity", "serving/step_fit", "serving/closed_forms", "serving/pooling", "serving/tails", "autoscaler/policy",
-    "autoscaler/limits", "autoscaler/step", "autoscaler/loop", "autoscaler/record", "autoscaler/log", "autoscaler/views",
-    "autoscaler/testing", "autoscaler/facts", "autoscaler/ports", "autoscaler/cron", "autoscaler/embed",
+    "forecast/", "serving/capacity", "serving/step_fit", "serving/closed_forms", "serving/pooling", "serving/tails",
+    "autoscaler/policy", "autoscaler/limits", "autoscaler/step", "autoscaler/loop", "autoscaler/record", "autoscaler/log",
+    "autoscaler/views", "autoscaler/testing", "autoscaler/facts", "autoscaler/ports", "autoscaler/cron", "autoscaler/embed",
 )  # fmt: skip
 
 # Nobody looks at a timeline: a row a day is enough.  Policies decide at their own intervals.
