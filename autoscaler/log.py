@@ -93,6 +93,12 @@ def read(path: Path) -> Iterator[Line]:
             yield Line(path=path, number=number, kind=str(data.get("type")), data=data, text=text[:-1])
 
 
+def is_recording(path: Path) -> bool:
+    """Whether a file holds bare Observations, as ``observe --record`` writes them, and no log of decisions."""
+    first = next(read(path), None) if path.is_file() else None
+    return first is not None and first.kind == "observation"
+
+
 def read_observations(path: Path, pool: str | None = None) -> list[Observation]:
     """The Observations of a recording, of a step log or of its back-fills, in order of time, one per instant.
 

@@ -17,10 +17,9 @@ from typing import Any
 
 import autoscaler
 from autoscaler.config import load_config
-from autoscaler.embed import autoscaler_for
 from autoscaler.errors import AutoscalerError, ConfigError, ReplayMismatch
-from autoscaler.log import fingerprint, first_difference, read, replay, segments, settings_of, verify
-from autoscaler.record import parse_line, step_of
+from autoscaler.log import read, segments
+from autoscaler.record import step_of
 from autoscaler.schema import json_schema
 from autoscaler.settings import FileSettings, PoolSettings
 from autoscaler.types import Step
@@ -37,6 +36,11 @@ EXTRAS = {
 # Commands that live in a room of their own: name, module, help.  The module has add_arguments(parser) and
 # run(arguments) -> exit code, and imports nothing heavy before run.
 VERBS: tuple[tuple[str, str, str], ...] = (
+    (
+        "replay",
+        "autoscaler.replay_command",
+        "Decide every recorded step again: byte for byte, or under another config.",
+    ),
     (
         "observe",
         "metrics_adapter.observe",
@@ -127,11 +131,6 @@ def parser() -> argparse.ArgumentParser:
     told.add_argument("--all", action="store_true", help="also decisions that changed nothing")
     told.add_argument("--json", action="store_true", help="print the steps as JSON lines")
 
-    again = verb("replay", _replay, "Decide every recorded step again: byte for byte, or under another config.")
-    again.add_argument("log", type=Path, help="directory of a pool's log, or one segment")
-    again.add_argument("--config", type=Path, help="what would this config have decided? (open loop)")
-    again.add_argument("--json", action="store_true", help="print the outcome as JSON")
-
     check = verb("validate", _validate, "Check config, scenario, profile, engine and trace files.")
     check.add_argument("files", nargs="+", help="files, or builtin:NAME")
 
@@ -200,50 +199,6 @@ def _explain(arguments: argparse.Namespace) -> int:
         steps = steps[-arguments.last :]
     for step in steps:
         print(step.to_json() if arguments.json else explain(step))
-    return 0
-
-
-def _replay(arguments: argparse.Namespace) -> int:
-    recorded = settings_of(arguments.log)
-    if arguments.config is not None:
-        return _what_if(arguments, recorded)
-    header = next(read(segments(arguments.log)[-1]))
-    here, there = fingerprint(), header.data.get("fingerprint", {})
-    odd = {k: (there.get(k), v) for k, v in here.items() if there.get(k) != v}
-    if odd and not arguments.json:
-        for name, (was, now) in odd.items():
-            print(f"note: recorded with {name} {was}, replayed with {now}", file=sys.stderr)
-    count = verify(autoscaler_for(recorded), arguments.log)
-    if arguments.json:
-        print(json.dumps({"steps": count, "identical": True, "fingerprint_differs": sorted(odd)}))
-    else:
-        print(f"{count} steps decided again, every byte the same")
-    return 0
-
-
-def _what_if(arguments: argparse.Namespace, recorded: PoolSettings) -> int:
-    pools = {p.name: p for p in load_config(arguments.config).pools}
-    if recorded.name not in pools:
-        raise ConfigError("pools", f"must hold {recorded.name!r}, the pool of this log")
-    differing, count, added = [], 0, 0
-    for line, step in replay(autoscaler_for(pools[recorded.name]), arguments.log):
-        count += 1
-        was, now = line.data["decision"]["replicas"], step.decision.replicas
-        added += now - was
-        if was != now:
-            where, _, _ = first_difference(line.data["decision"], parse_line(step.to_json())["decision"])
-            differing.append(
-                {"at_seconds": step.decision.at_seconds, "was": was, "now": now, "first_difference": where}
-            )
-    if arguments.json:
-        print(json.dumps({"steps": count, "open_loop": True, "differing": differing}))
-        return 0
-    print("open loop: the recorded observations answer to the recorded decisions, not to these")
-    for one in differing[:20]:
-        print(f"  {one['at_seconds']}  {one['was']} -> {one['now']}")
-    more = f" (and {len(differing) - 20} more)" if len(differing) > 20 else ""
-    mean = added / count if count else 0.0
-    print(f"{len(differing)} of {count} decisions differ{more}, by {mean:+.2f} replicas on average")
     return 0
 
 

@@ -9,8 +9,9 @@ import jsonschema
 import pytest
 
 from autoscaler.embed import Pool
-from autoscaler.log import StepLog
+from autoscaler.log import StepLog, read_observations
 from autoscaler.main import main
+from autoscaler.record import encode_line
 from autoscaler.testing import observation
 from load_tests.bench import BENCHES
 
@@ -145,6 +146,27 @@ def test_explain_tells_changes_in_words(log: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.count("pool p:") == 60
     assert main(["explain", str(log), "--at", "5"]) == 2
     assert main(["explain", str(log), "--last", "0"]) == 2
+
+
+def test_replay_decides_on_a_recording_under_a_config(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = tmp_path / "seen.jsonl"
+    seen = read_observations(log)
+    recording.write_text("".join(encode_line("observation", o) + "\n" for o in seen))
+    assert main(["replay", str(recording)]) == 2
+    assert "--config" in capsys.readouterr().err
+    config = tmp_path / "pools.json"
+    config.write_text(json.dumps({"version": 1, "pools": [{"name": "p", "limits": {"max_replicas": 1}}]}))
+    assert main(["replay", str(recording), "--config", str(config), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["steps"], told["open_loop"]) == (len(seen), True)
+    asked_for = {o.at_seconds: o.replicas.desired for o in seen}
+    assert told["differing"]
+    assert all((one["was"], one["now"]) == (asked_for[one["at_seconds"]], 1) for one in told["differing"])
+    config.write_text(json.dumps({"version": 1, "pools": [{"name": "other"}]}))
+    assert main(["replay", str(recording), "--config", str(config)]) == 2
+    assert "'p'" in capsys.readouterr().err
 
 
 def test_replay_tells_a_changed_byte_and_answers_what_if(
