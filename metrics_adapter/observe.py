@@ -165,7 +165,8 @@ class Watch:
             )
         else:
             observation = replace(observation, replicas=self._counts(observation.replicas))
-        self.seen.observation, self.seen.problems = observation, dict(self.source.problems)
+        notes: dict[str, str] = getattr(self.source, "notes", {})  # of exporters and doors beside the replicas' pages
+        self.seen.observation, self.seen.problems = observation, {**self.source.problems, **notes}
         if keep:
             self._write(observation)
             self._decide(observation)

@@ -21,6 +21,7 @@ from metrics_adapter.door import Door
 from metrics_adapter.door_pages import exposition
 from metrics_adapter.gpu import Gpu, GpuWatch
 from metrics_adapter.gpu_local import GpuReadError
+from metrics_adapter.observe import Watch
 from metrics_adapter.scrape import ScrapeSource
 from metrics_adapter.sources import source_of
 from metrics_adapter.watch import DoorPage, GpuExporters, LocalGpuWatch
@@ -293,3 +294,26 @@ def test_a_pools_config_names_its_exporters_and_its_door() -> None:
 def test_a_config_that_makes_no_sense_is_refused(section: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         build(ScrapeSettings, {"targets": ["a:1"], **section})
+
+
+def test_an_observer_is_told_of_an_exporter_that_does_not_answer(tmp_path: Path) -> None:
+    async def story() -> Watch:
+        async with pages(metrics=engine) as base:
+            source = {
+                "kind": "scrape",
+                "targets": [f"{base}/metrics"],
+                "spread_seconds": 0,
+                "gpus": {"exporters": [f"{base}/nothing/here"]},
+            }
+            one = Watch(build(PoolSettings, {"name": "chat", "source": source}))
+            for at in (1_000_000, 1_000_010):
+                await one.turn(at)
+            await one.close()
+            return one
+
+    watch = asyncio.run(story())
+    (where, told) = next(iter(watch.seen.problems.items()))
+    assert where.endswith("/nothing/here")
+    assert "404" in told
+    assert watch.seen.observation is not None
+    assert watch.seen.observation.replicas.ready == 1
