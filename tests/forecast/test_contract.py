@@ -68,6 +68,7 @@ def checked(forecast: Forecast | None) -> Forecast:
     return forecast
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_day_and_a_half_gives_numbers_of_the_right_size_and_the_same_bytes_again(name: str) -> None:
     history, beliefs, forecast = told(name, waves, 36 * 60, step=300)
@@ -122,6 +123,7 @@ def test_odd_series_give_numbers(name: str, what: str, work: Work) -> None:
     checked(told(name, work, 6 * 60)[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_constant_is_forecast_as_one(name: str) -> None:
     for row in checked(told(name, lambda s: 5.0, 24 * 60, step=300, refits=24)[2]).values:
