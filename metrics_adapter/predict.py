@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import json
 import math
+import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -203,24 +204,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
     if not 0 <= arguments.port <= 65_535:
         raise ConfigError("--port", f"{arguments.port} must be in [0, 65535]")
-    try:
-        asyncio.run(_serve(arguments.host, arguments.port))
-    except KeyboardInterrupt:
-        return 0
+    asyncio.run(_serve(arguments.host, arguments.port))
     return 0
 
 
 async def _serve(host: str, port: int) -> None:
     from aiohttp import web
 
-    runner = web.AppRunner(application(), access_log=None)
+    runner, stopped = web.AppRunner(application(), access_log=None), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # asked for by name: a shell's background job inherits SIGINT ignored
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
         await site.start()
         bound = runner.addresses[0][1]
         print(f"forecasts at http://{host}:{bound}{PATH}", file=sys.stderr, flush=True)
-        await asyncio.Event().wait()
+        await stopped.wait()
     finally:
         await runner.cleanup()
 

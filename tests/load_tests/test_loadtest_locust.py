@@ -271,18 +271,12 @@ def test_ctrl_c_judges_what_was_sent_and_leaves_no_process(tmp_path: Path) -> No
     with engine("--profile", steady(tmp_path, 0.05)) as (url, _):
         out = tmp_path / "out"
         file = scenario(tmp_path, rate=4, seconds=300)
-        command = [
-            sys.executable,
-            "-m",
-            "autoscaler.main",
-            "loadtest",
-            file,
-            "--host",
-            url,
-            "--out",
-            str(out),
-            "--json",
-        ]
+        # A background job of a shell inherits SIGINT ignored; somebody's terminal does not.
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+            "from autoscaler.main import main; sys.exit(main())"
+        )
+        command = [sys.executable, "-c", code, "loadtest", file, "--host", url, "--out", str(out), "--json"]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 90
         while not (out / "records.0.jsonl").exists() or len(rows(out)) < 3:
