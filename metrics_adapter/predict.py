@@ -212,7 +212,8 @@ async def _serve(host: str, port: int) -> None:
     from aiohttp import web
 
     runner, stopped = web.AppRunner(application(), access_log=None), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # asked for by name: a shell's background job inherits SIGINT ignored
+    # By name, since a shell's background job inherits SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await runner.setup()
     try:
