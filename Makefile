@@ -13,7 +13,7 @@ demo: $(VENV)/.sim
 	@$(BIN)/autoscaler demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow and not peers" --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow and not peers and not vllm" --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -26,9 +26,9 @@ FIELDS = ("requests", "prompt_tokens", "output_tokens")
 
 def is_recording(path: Path) -> bool:
     """True for a folder of segments and for a file whose first line is a typed JSON line, as no trace has it."""
-    if path.is_dir():
-        return any(path.glob("*.jsonl"))
     try:
+        if path.is_dir():
+            return any(path.glob("*.jsonl"))
         with path.open("rb") as file:
             return file.read(9) == b'{"type":"'
     except OSError:
