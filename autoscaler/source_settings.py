@@ -47,6 +47,11 @@ class AuthSettings:
         if self.key_file is not None and self.cert_file is None:
             raise ConfigError("cert_file", "is missing: key_file must be given with it")
 
+    @property
+    def changes_tls(self) -> bool:
+        """Whether connections are to be made in another way than by default."""
+        return self.ca_file is not None or self.cert_file is not None or self.insecure_skip_verify
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrometheusSettings:

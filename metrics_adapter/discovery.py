@@ -10,7 +10,6 @@ import ipaddress
 import json
 import os
 import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ import aiohttp
 
 from autoscaler.errors import SourceError, SourceUnavailable
 from autoscaler.scrape_settings import EndpointSliceSettings, ScrapeSettings
-from metrics_adapter.prometheus_api import credentials
+from autoscaler.source_settings import AuthSettings
+from metrics_adapter.transport import context_of, credentials
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PAGE_ENDPOINTS = 500
@@ -194,16 +194,12 @@ class EndpointSlices:
         return url_of(host, int(port), "https", ""), {"Authorization": f"Bearer {token}"}
 
     def _open(self) -> aiohttp.ClientSession:
-        auth, own = self._settings.auth, self._settings.api_url is None
+        own = self._settings.api_url is None
         try:
-            context = ssl.create_default_context(cafile=str(self._account / "ca.crt") if own else auth.ca_file)
-            if not own and auth.cert_file is not None:
-                context.load_cert_chain(auth.cert_file, auth.key_file)
+            context = context_of(AuthSettings(ca_file=str(self._account / "ca.crt")) if own else self._settings.auth)
         except OSError as error:
             text = error.strerror or str(error)
             raise SourceError(f"EndpointSlices: the API server's certificate files cannot be read: {text}") from None
-        if not own and auth.insecure_skip_verify:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connector = aiohttp.TCPConnector(limit=2, ssl=context)
         self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session

@@ -7,7 +7,6 @@ Redirects are not followed: credentials go to the configured server alone.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import math
 import random
@@ -16,14 +15,14 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import aiohttp
 
-from autoscaler.errors import ConfigError, SourceError, SourceUnavailable
-from autoscaler.source_settings import AuthSettings, PrometheusSettings
+from autoscaler.errors import SourceError, SourceUnavailable
+from autoscaler.source_settings import PrometheusSettings
+from metrics_adapter.transport import credentials, read_bounded, short, tls
 
 Labels = Mapping[str, str]
 
@@ -109,7 +108,8 @@ class PrometheusApi:
 
     def __init__(self, settings: PrometheusSettings) -> None:
         self.settings = settings
-        self._tls = tls(settings)  # files that are none are found before the first question
+        # Files that are none are found before the first question.
+        self._tls = tls(settings.auth) if settings.url.startswith("https:") else True
         self._base = settings.url.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
         self._allowance = MOST_RETRIES
@@ -185,9 +185,9 @@ class PrometheusApi:
         except TimeoutError:
             raise SourceUnavailable(f"{self._base}: no answer within {self.settings.timeout_seconds:g} s") from None
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise SourceUnavailable(f"{self._base}: TLS failed: {_short(error)}") from None
+            raise SourceUnavailable(f"{self._base}: TLS failed: {short(error)}") from None
         except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
-            raise _Again(f"no whole answer: {_short(error)}") from None
+            raise _Again(f"no whole answer: {short(error)}") from None
 
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=16, ssl=self._tls)
@@ -198,19 +198,13 @@ class PrometheusApi:
         return self._session
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        """The body, decompressed here and not by the library: it is refused as soon as what comes out is over the limit."""
         most = self.settings.max_answer_bytes
-        unpack = zlib.decompressobj(31) if response.headers.get("Content-Encoding") == "gzip" else None
-        chunks, size = [], 0
-        async for chunk in response.content.iter_chunked(1 << 16):
-            part = chunk if unpack is None else unpack.decompress(chunk, most - size + 1)
-            size += len(part)
-            if size > most:
-                raise AnswerTooLarge(f"{self._base}: the answer is larger than {most} bytes (max_answer_bytes)")
-            chunks.append(part)
-        if unpack is not None and not unpack.eof:
-            raise ValueError("the compressed answer is cut short")
-        return b"".join(chunks)
+        try:
+            return (await read_bounded(response, most, gzip=response.headers.get("Content-Encoding") == "gzip"))[0]
+        except OverflowError:
+            raise AnswerTooLarge(f"{self._base}: the answer is larger than {most} bytes (max_answer_bytes)") from None
+        except EOFError:
+            raise ValueError("the compressed answer is cut short") from None
 
     def _judged(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         status = response.status
@@ -244,43 +238,3 @@ class _Again(Exception):
 
 def _pause(header: str | None) -> float:
     return float(header) if header is not None and header.isascii() and header.isdigit() and len(header) < 6 else 0.0
-
-
-def _short(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
-def credentials(auth: AuthSettings) -> dict[str, str]:
-    """The header that `auth` asks for, from its files as they are now.  Raises SourceUnavailable if one cannot be read."""
-    if auth.username is not None and auth.password_file is not None:
-        pair = f"{auth.username}:{_secret(auth.password_file)}".encode()
-        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
-    if auth.bearer_token_file is not None:
-        return {"Authorization": f"Bearer {_secret(auth.bearer_token_file)}"}
-    return {}
-
-
-def _secret(path: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceUnavailable(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from None
-    if not text or any(ord(c) < 32 for c in text):
-        raise SourceUnavailable(f"{path}: must hold one line of text")
-    return text
-
-
-def tls(settings: PrometheusSettings) -> ssl.SSLContext | bool:
-    """The TLS context of `settings`; True is the library's default.  Raises ConfigError for files that are none."""
-    auth = settings.auth
-    if not settings.url.startswith("https:"):
-        return True
-    try:
-        context = ssl.create_default_context(cafile=auth.ca_file)
-        if auth.cert_file is not None:
-            context.load_cert_chain(auth.cert_file, auth.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("auth", f"the certificate files cannot be read: {_short(error)}") from None
-    if auth.insecure_skip_verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context

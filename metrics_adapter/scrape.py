@@ -7,7 +7,6 @@ A replica that is slow, refuses, redirects or says something else than metrics i
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from autoscaler.errors import ConfigError, MetricMissing, SourceError
+from autoscaler.errors import MetricMissing, SourceError
 from autoscaler.scrape_settings import ScrapeSettings
 from autoscaler.settings import Slo
 from autoscaler.types import Observation, Replicas
@@ -26,9 +25,9 @@ from metrics_adapter.discovery import Discovery, Endpoint, discovery_of
 from metrics_adapter.door import DoorCounts
 from metrics_adapter.engines import Engine, load_engine
 from metrics_adapter.gpu import GpuState
-from metrics_adapter.prometheus_api import credentials
 from metrics_adapter.reading import EngineReader, Reading
 from metrics_adapter.text import PageError
+from metrics_adapter.transport import credentials, read_bounded, short, tls
 
 if TYPE_CHECKING:
     from metrics_adapter.watch import Watch
@@ -60,7 +59,7 @@ class ScrapeSource:
         self.pool, self.settings, self._slo, self._interval = pool, settings, slo, interval_seconds
         self.engine: Engine = load_engine(settings.engine)
         self._reader = EngineReader(self.engine, settings.model)
-        self._tls = _tls(settings)
+        self._tls = tls(settings.auth) if settings.auth.changes_tls else True
         self._discovery = discovery or discovery_of(settings)
         self._door, self._gpus = door, gpus
         self._beside: list[Watch] = []
@@ -197,13 +196,11 @@ class ScrapeSource:
                 asyncio.timeout(self.settings.timeout_seconds),
                 session.get(url, headers=headers, allow_redirects=False) as response,
             ):
-                _check(response)
-                return await _body(response, self.settings.max_page_bytes)
+                return await read_page(response, self.settings.max_page_bytes)
         except TimeoutError:
             raise SourceError(f"no whole page within {self.settings.timeout_seconds:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            raise SourceError(f"no whole page: {text[:200]}") from None
+            raise SourceError(f"no whole page: {short(error)}") from None
 
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=self.settings.concurrency, ssl=self._tls)
@@ -239,34 +236,18 @@ def _check(response: aiohttp.ClientResponse) -> None:
         raise PageError("the page has neither a length nor chunks: one that is cut short would not be noticed")
 
 
-async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The body, decompressed here and not by the library: its limit is on what comes out."""
+async def read_page(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The page of an answer that may be read.  Raises SourceError or PageError with a sentence."""
+    _check(response)
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip", "x-gzip"):
         raise PageError(f"the page is compressed by {coding[:40]!r}, which was not asked for")
-    unpack = None if coding == "identity" else zlib.decompressobj(31)
-    chunks, size = [], 0
-    async for chunk in response.content.iter_chunked(1 << 16):
-        part = chunk if unpack is None else unpack.decompress(chunk, most - size + 1)
-        size += len(part)
-        if size > most:
-            raise PageError(f"the page is larger than {most} bytes (max_page_bytes)")
-        chunks.append(part)
-    if unpack is not None and (not unpack.eof or unpack.unused_data):
-        raise PageError("the compressed page is cut short")
-    return b"".join(chunks)
-
-
-def _tls(settings: ScrapeSettings) -> ssl.SSLContext | bool:
-    auth = settings.auth
-    if auth.ca_file is None and auth.cert_file is None and not auth.insecure_skip_verify:
-        return True
     try:
-        context = ssl.create_default_context(cafile=auth.ca_file)
-        if auth.cert_file is not None:
-            context.load_cert_chain(auth.cert_file, auth.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("auth", f"the certificate files cannot be read: {error}") from None
-    if auth.insecure_skip_verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
+        page, behind = await read_bounded(response, most, gzip=coding != "identity")
+    except OverflowError:
+        raise PageError(f"the page is larger than {most} bytes (max_page_bytes)") from None
+    except EOFError:
+        raise PageError("the compressed page is cut short") from None
+    if behind:
+        raise PageError("the compressed page is cut short")
+    return page

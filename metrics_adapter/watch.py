@@ -24,7 +24,7 @@ from metrics_adapter.door import BYTES_PER_TOKEN, DoorCounts
 from metrics_adapter.door_pages import DoorRow, read_door
 from metrics_adapter.gpu import Gpu, GpuState, GpuWatch, read_gpus, state_of
 from metrics_adapter.gpu_local import GpuReadError, LocalGpus
-from metrics_adapter.scrape import HEADERS, _body, _check
+from metrics_adapter.scrape import HEADERS, read_page
 from metrics_adapter.text import Sample, samples
 
 MOST_PAGE_BYTES = 16_000_000
@@ -79,8 +79,7 @@ class Watch(ABC):
                 asyncio.timeout(self.timeout_seconds),
                 self._session.get(url, headers=HEADERS, allow_redirects=False) as response,
             ):
-                _check(response)
-                return list(samples(await _body(response, MOST_PAGE_BYTES)))
+                return list(samples(await read_page(response, MOST_PAGE_BYTES)))
         except TimeoutError:
             self.problems[url] = f"no whole page within {self.timeout_seconds:g} s"
         except (SourceError, aiohttp.ClientError, OSError, ValueError, zlib.error) as error:

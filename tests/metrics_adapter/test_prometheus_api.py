@@ -23,7 +23,8 @@ from autoscaler.errors import ConfigError, SourceError, SourceUnavailable
 from autoscaler.source_settings import AuthSettings, PrometheusSettings
 from metrics_adapter.engines import load_engine
 from metrics_adapter.prometheus import look_of
-from metrics_adapter.prometheus_api import Answer, AnswerTooLarge, PrometheusApi, credentials, parse_answer
+from metrics_adapter.prometheus_api import Answer, AnswerTooLarge, PrometheusApi, parse_answer
+from metrics_adapter.transport import credentials
 
 ONE = vector(({"a": "b"}, 5.0, 1.5))
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
