@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from autoscaler.errors import AutoscalerError, ConfigError
 from autoscaler.facts import work_of
+from autoscaler.log import observations_of
 from autoscaler.settings import PoolSettings
 from autoscaler.types import Lengths, Observation, State
 from load_tests import arrivals as spread
@@ -18,7 +19,6 @@ from load_tests import draws
 from load_tests.arrivals import DEFAULT_CV
 from load_tests.traces import BUILTIN, RateTrace, RequestTrace, instant_of, load_trace
 from load_tests.traffic_traces import UNKNOWN_ORIGIN
-from serving.calibrate import observations_of
 from serving.capacity_learned import LearnedCapacity
 
 Floats = NDArray[np.float64]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +15,7 @@ from load_tests.backtest_decisions import REACTIVE, Decided
 from load_tests.backtest_run import OURS, WINDOWS, Told, origins, outcomes
 from load_tests.backtest_score import COVERED, LEAST_ORIGINS, SHOWN, Lost, Score, decision_loss, starts
 from load_tests.backtest_series import MINUTE, WorkSeries
-from load_tests.report import _write_at_once
+from load_tests.report_page import filled, write_at_once
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -228,7 +225,7 @@ def write_page(
     while len(content) > LARGEST_BYTES and every < 64:
         every *= 2
         content = page(series, told, found, lost, decided, every=every)
-    _write_at_once(path, content)
+    write_at_once(path, content)
     return path
 
 
@@ -237,11 +234,6 @@ def page(
     decided: Sequence[Decided], *, every: int = 1,
 ) -> bytes:  # fmt: skip
     """The page's bytes; `every`: only each so manyeth origin is drawn."""
-    assets = files("load_tests") / "report_assets"
-
-    def text(name: str) -> str:
-        return (assets / name).read_text(encoding="utf-8")
-
     data = {
         "tables": [{"title": title, "rows": rows} for title, rows in tables(found, decided)],
         "lost": [lost_text(one) for one in lost],
@@ -249,14 +241,12 @@ def page(
         "levels": _FANS,
         "traces": [_fans(one, said, every) for one, said in zip(series, told, strict=True)],
     }
-    packed = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    parts = {
-        "/*STYLE*/": f"{text('report.css')}\n{text('backtest.css')}",
-        "/*SCRIPT*/": f"{text('format.js')}\n{text('backtest.js')}",
-        "/*DATA*/": packed.replace("<", "\\u003c"),
-    }
-    # One pass, so that no name a user chose is taken for a mark.
-    return re.sub("|".join(map(re.escape, parts)), lambda mark: parts[mark.group()], text("backtest.html")).encode()
+    return filled(
+        "backtest.html",
+        styles=("report.css", "backtest.css"),
+        scripts=("format.js", "backtest.js"),
+        data=_finite(data),
+    )
 
 
 def _fans(series: WorkSeries, told: Sequence[Told], every: int) -> dict[str, Any]:

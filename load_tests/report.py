@@ -5,17 +5,13 @@ All three are views of the same Runs.  The HTML file holds its data, code and st
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import re
-import tempfile
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from load_tests.report_data import payload
+from load_tests.report_page import filled, write_at_once
 from load_tests.report_summary import LESS_IS_BETTER, Group, Row, Spread, setting_text, summarize, to_json
 from load_tests.run import Run
 
@@ -189,39 +185,10 @@ def write_report(runs: Sequence[Run], path: str | Path, *, title: str) -> Path:
         page = _page(runs, title, budget)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write_at_once(target, page)
+    write_at_once(target, page)
     return target
 
 
 def _page(runs: Sequence[Run], title: str, budget: int) -> bytes:
-    assets = files("load_tests") / "report_assets"
-
-    def text(name: str) -> str:
-        return (assets / name).read_text(encoding="utf-8")
-
-    data = json.dumps(payload(runs, title, budget), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    scripts = "\n".join(text(name) for name in _SCRIPTS)
-    escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    parts = {
-        "/*STYLE*/": text("report.css"),
-        "/*SCRIPT*/": scripts,
-        "<!--TITLE-->": escaped,
-        "/*DATA*/": data.replace("<", "\\u003c"),
-    }
-    # One pass, so that no name a user chose is taken for a mark.
-    page = re.sub("|".join(map(re.escape, parts)), lambda mark: parts[mark.group()], text("page.html"))
-    return page.encode()
-
-
-def _write_at_once(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files for the owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    told = payload(runs, title, budget)
+    return filled("page.html", styles=("report.css",), scripts=_SCRIPTS, data=told, title=title)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from autoscaler.settings import Slo
 from autoscaler.types import Reason
-from load_tests import report as report_module
+from load_tests import report_page
 from load_tests.report import attainment_text, print_table, to_json, write_report
 from load_tests.report_data import LARGEST, NEVER, UNKNOWN, encode, payload
 from load_tests.report_summary import seeds_text, summarize
@@ -238,7 +238,7 @@ def test_a_report_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     def broken(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(report_module.os, "replace", broken)
+    monkeypatch.setattr(report_page.os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
         write_report([made("p")], path, title="second")
     assert path.read_bytes() == before
