@@ -99,29 +99,39 @@ def is_recording(path: Path) -> bool:
     return first is not None and first.kind == "observation"
 
 
-def read_observations(path: Path, pool: str | None = None) -> list[Observation]:
-    """The Observations of a recording, of a step log or of its back-fills, in order of time, one per instant.
+def observations_of(path: Path) -> list[Observation]:
+    """The Observations of all pools in a recording, a step log or its back-fills, in order of time, one per instant and pool.
 
-    `path` is one file or a directory of them.  Raises LogError where it holds none, or several pools and `pool` is None.
+    `path` is one file or a directory of them; lines may lack their type.  Raises LogError where there is none.
     """
+    if not path.exists():
+        raise LogError(f"{path}: there is no such log")
     files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
-    found = [o for file in files for line in read(file) for o in _observations(line)]
+    if not files:
+        raise LogError(f"{path}: holds no step log and no recording")
+    found = {(o.at_seconds, o.pool): o for file in files for line in read(file) for o in _observations(line)}
+    return [found[key] for key in sorted(found)]
+
+
+def read_observations(path: Path, pool: str | None = None) -> list[Observation]:
+    """Those of one pool.  Raises LogError where there is none, or there are several pools and `pool` is None."""
+    found = observations_of(path)
     pools = sorted({o.pool for o in found})
     if pool is None and len(pools) > 1:
         raise LogError(f"{path}: holds the pools {', '.join(pools)}: one must be named")
-    mine = {o.at_seconds: o for o in found if pool in (None, o.pool)}
+    mine = [o for o in found if pool in (None, o.pool)]
     if not mine:
         raise LogError(f"{path}: holds no observation{'' if pool is None else f' of pool {pool!r}'}")
-    return [mine[at] for at in sorted(mine)]
+    return mine
 
 
 def _observations(line: Line) -> Iterator[Observation]:
-    if line.kind == "observation":
-        yield decode(Observation, {k: v for k, v in line.data.items() if k != "type"})
-    elif line.kind == "backfill":
+    if line.kind == "backfill":
         yield from (decode(Observation, o) for o in line.data.get("observations", ()))
-    elif line.kind == "step":
-        yield decode(Observation, line.data.get("observation"))
+    elif "observation" in line.data:  # a step
+        yield decode(Observation, line.data["observation"])
+    elif line.kind in ("observation", "None"):
+        yield decode(Observation, {k: v for k, v in line.data.items() if k != "type"})
 
 
 def memory_of(autoscaler_: Autoscaler, data: dict[str, Any]) -> Memory:

@@ -6,16 +6,13 @@ Says how good it is on windows left out of the fit, and on loads busier than any
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
 
-from autoscaler.errors import ConfigError, LogError
-from autoscaler.log import read, segments
-from autoscaler.record import decode
+from autoscaler.errors import ConfigError
 from autoscaler.schema import build
 from autoscaler.types import Observation
 from serving.capacity import GENERIC_LAW, laws_of
@@ -60,32 +57,6 @@ class Calibration:
     held_out: Error
     busier: Error | None
     from_prior: tuple[str, ...]
-
-
-def observations_of(path: Path) -> list[Observation]:
-    """The Observations of a step log, of its backfill, or of a recording, in order of time.  Raises LogError."""
-    found = {(o.at_seconds, o.pool): o for segment in _files(path) for o in _in_segment(segment)}
-    return [found[key] for key in sorted(found)]
-
-
-def _files(path: Path) -> list[Path]:
-    files = segments(path)
-    if not files and path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
-    if not files:
-        raise LogError(f"{path}: holds no step log and no recording")
-    return files
-
-
-def _in_segment(path: Path) -> Iterator[Observation]:
-    for line in read(path):
-        data = line.data
-        if line.kind == "backfill":
-            yield from (decode(Observation, o) for o in data.get("observations", ()))
-        elif "observation" in data:
-            yield decode(Observation, data["observation"])
-        elif line.kind in ("observation", "None"):
-            yield decode(Observation, {k: v for k, v in data.items() if k != "type"})
 
 
 def calibrate(

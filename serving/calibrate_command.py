@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from autoscaler.errors import ConfigError
-from serving.calibrate import Calibration, Error, calibrate, observations_of, startup_profile_of, startups
+from autoscaler.log import observations_of
+from serving.calibrate import Calibration, Error, calibrate, startup_profile_of, startups
 from serving.profiles import Profile, load_profile, profile, profile_ids
 
 NEED = "id, layers, weights_gb, kv_bytes_per_token, kv_capacity_tokens, max_num_seqs, max_num_batched_tokens"

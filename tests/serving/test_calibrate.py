@@ -12,6 +12,7 @@ from calibration_world import arrivals, recorded
 
 from autoscaler.embed import Pool
 from autoscaler.errors import ConfigError, LogError
+from autoscaler.log import observations_of
 from autoscaler.main import main
 from autoscaler.record import encode, encode_line
 from autoscaler.types import Observation, Replicas
@@ -19,7 +20,7 @@ from load_tests.closed_loop import closed_loop_requests, run_closed_loop
 from load_tests.fleet import Fleet, PoolModel
 from load_tests.measured import replica_model
 from load_tests.scenario import load_scenario
-from serving.calibrate import calibrate, observations_of, startup_profile_of, startups
+from serving.calibrate import calibrate, startup_profile_of, startups
 from serving.capacity import laws_of
 from serving.profiles import HostTerms, load_profile, load_startup, profile
 
