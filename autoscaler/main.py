@@ -28,7 +28,7 @@ from autoscaler.views import explain
 # Which extra brings a package that is missing.
 EXTRAS = {
     "numpy": "sim", "numba": "sim", "rich": "sim", "yaml": "sim", "scipy": "bench", "joblib": "bench",
-    "ray": "ray", "dask": "dask", "distributed": "dask", "aiohttp": "adapter", "kubernetes": "kubernetes",
+    "ray": "ray", "dask": "dask", "distributed": "dask", "aiohttp": "adapter",
     "locust": "locust", "gevent": "locust", "pandas": "forecast", "statsmodels": "forecast", "statsforecast": "forecast",
     "sklearn": "forecast", "prophet": "prophet", "pynvml": "nvml",
 }  # fmt: skip
