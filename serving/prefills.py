@@ -24,7 +24,9 @@ def longer_share(mean: float, cv: float, limit: float) -> float:
 
 
 def length_at(mean: float, cv: float, above: float) -> float:
-    """The log-normal length that a share `above` of lengths exceeds."""
+    """The log-normal length that a share `above` of lengths exceeds: 0 where all do, infinite where none does."""
+    if not 0.0 < 1.0 - above < 1.0:
+        return 0.0 if above > 0.5 else math.inf
     square = math.log1p(cv * cv)
     return mean * math.exp(math.sqrt(square) * _NORMAL.inv_cdf(1.0 - above) - square / 2.0)
 

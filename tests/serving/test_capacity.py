@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from autoscaler.types import Capacity, Lengths
 from serving.capacity import SIZES, PriorCapacity, feasible_rates, laws_of, mean_rate
 from serving.closed_forms import Engine, Mix, itl_rate, kv_rate, output_weight, prompt_weight, request_work, seat_rate
 from serving.pooling import Routed
+from serving.prefills import length_at, longer_share
 from serving.profiles import profile, profile_ids
 from serving.tails import violations
 
@@ -193,3 +196,17 @@ def test_a_router_that_looks_at_all_replicas_helps_most():
         return told(m, 800.0, 14.0).feasible(16)
 
     assert max(many("round_robin"), many("two_choices")) < many("least_loaded")
+
+
+def test_prompts_of_which_nearly_none_is_in_time_still_have_a_capacity():
+    for prompt in 10.0 ** np.arange(3.0, 9.5, 0.02):
+        for cv in (0.3, 1.0, 2.0):
+            found = told(model(), prompt=float(prompt), prompt_cv=cv)
+            assert 0.0 < found.feasible(4) < 2.0, (prompt, cv)
+
+
+def test_a_length_is_exceeded_by_the_share_that_it_was_asked_for():
+    for above in (1e-9, 0.1, 0.5, 0.999):
+        assert longer_share(1000.0, 1.0, length_at(1000.0, 1.0, above)) == pytest.approx(above, rel=1e-6)
+    assert length_at(1000.0, 1.0, 1.0) == 0.0
+    assert length_at(1000.0, 1.0, 0.0) == math.inf
