@@ -36,6 +36,7 @@ _SCRIPTS = (
     "gestures.js",
     "panels.js",
     "summary.js",
+    "reasons.js",
     "decision.js",
     "app.js",
 )

@@ -88,10 +88,6 @@ const app = {
   },
 };
 
-function resolved(colour) {
-  return colour.startsWith("var(") ? theme(colour.slice(6, -1)) : colour;
-}
-
 function drawChips(app) {
   const { group, state } = app;
   document.getElementById("chips").replaceChildren(...group.policies.map((policy) => {

@@ -120,3 +120,35 @@ function stepLine(ctx, plot, steps, colour, width, dash = []) {
   ctx.stroke();
   ctx.setLineDash([]);
 }
+
+// Continues a path back along `steps`, right to left.
+function back(ctx, plot, steps) {
+  const { t0, t1 } = plot.stage;
+  let i = steps.index(t1);
+  if (i < 0) return;
+  ctx.lineTo(plot.x(t1), plot.y(steps.v[i]));
+  for (; i >= 0 && steps.t[i] > t0; i--) {
+    ctx.lineTo(plot.x(steps.t[i]), plot.y(steps.v[i]));
+    if (i > 0) ctx.lineTo(plot.x(steps.t[i]), plot.y(steps.v[i - 1]));
+  }
+  if (i >= 0) ctx.lineTo(plot.x(t0), plot.y(steps.v[i]));
+  ctx.closePath();
+}
+
+function hatch(ctx, colour) {
+  const tile = document.createElement("canvas"), size = 6;
+  tile.width = tile.height = size;
+  const pen = tile.getContext("2d");
+  pen.globalAlpha = 0.18;
+  pen.fillStyle = colour;
+  pen.fillRect(0, 0, size, size);
+  pen.globalAlpha = 0.75;
+  pen.strokeStyle = colour;
+  pen.lineWidth = 1;
+  for (const shift of [-size, 0, size]) line(pen, shift, size, shift + size, 0);
+  return ctx.createPattern(tile, "repeat");
+}
+
+function resolved(colour) {
+  return colour.startsWith("var(") ? theme(colour.slice(6, -1)) : colour;
+}
