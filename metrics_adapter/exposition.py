@@ -57,6 +57,7 @@ class _Pool:
     """One pool's settings, last Step and sums."""
 
     settings: PoolSettings
+    stale_after_seconds: int | None = None
     step: Step | None = None
     counts: Counts | None = None
     refits: int | None = None
@@ -120,6 +121,8 @@ class _Pool:
     def view(self, now_seconds: float, stale_after_seconds: int) -> View:
         """What the series read: the Step only while it is fresh."""
         step = self.step
+        if self.stale_after_seconds is not None:
+            stale_after_seconds = self.stale_after_seconds
         age = None if step is None else max(0.0, now_seconds - step.observation.at_seconds)
         fresh = step if age is not None and age <= stale_after_seconds else None
         at = step.observation.at_seconds if step is not None else 0
@@ -142,11 +145,11 @@ class Exposition:
         self.stale_after_seconds, self.most_pools = stale_after_seconds, most_pools
         self._pools: dict[str, _Pool] = {}
 
-    def add_pool(self, settings: PoolSettings) -> None:
-        """Show a pool from now on.  Raises ConfigError beyond `most_pools`."""
+    def add_pool(self, settings: PoolSettings, *, stale_after_seconds: int | None = None) -> None:
+        """Show a pool from now on, with a limit of its own where given.  Raises ConfigError beyond `most_pools`."""
         if settings.name not in self._pools and len(self._pools) >= self.most_pools:
             raise ConfigError("pools", f"{len(self._pools) + 1} pools must be at most {self.most_pools}")
-        self._pools[settings.name] = _Pool(settings)
+        self._pools[settings.name] = _Pool(settings, stale_after_seconds)
 
     def remove_pool(self, name: str) -> None:
         """Show it no more."""
