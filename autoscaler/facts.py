@@ -33,7 +33,7 @@ class Facts:
         capacity = self.capacity
         if capacity is None:
             return None
-        return window_mean(self.recent, lambda o: work_of(o.demand, capacity, self.state), "count", window_seconds)
+        return window_mean(self.recent, lambda o: work_in(o, capacity, self.state), "count", window_seconds)
 
     def backlog(self) -> float | None:
         """Queued work in replica-seconds: waiting prompt tokens and the answers they will ask for.
@@ -67,6 +67,14 @@ class Facts:
             queued = max(0.0, queued + (work - serving * feasible) * (join - now))
             now, serving = join, serving + 1
         return queued
+
+
+def work_in(observation: Observation, capacity: Capacity, state: State) -> float | None:
+    """Replica-seconds of work that arrived: silent replicas, where replicas themselves count, are taken to get their part."""
+    demand, ready = observation.demand, observation.replicas.ready
+    work = work_of(demand, capacity, state)
+    reporting = demand.replicas_reporting if demand is not None else None
+    return work if work is None or not reporting or reporting >= ready else work * ready / reporting
 
 
 def work_of(demand: Demand | None, capacity: Capacity, state: State) -> float | None:

@@ -1,14 +1,14 @@
 """Limits say how fast and how far we may go.  Each only narrows, and leaves a Reason where it changed the number.
 
-Order: keep, unknown, tolerance, stabilization, rate, spare, bounds, observer.  Bounds come after ignorance and beat it: a
-maximum that a person wrote holds even during an outage.
+Order: keep, unknown, tolerance, stabilization, rate (in replicas that carry), sick, spare, bounds, observer (in all that are
+asked for).  Bounds come after ignorance and beat it: a maximum that a person wrote holds even during an outage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autoscaler import cron
+from autoscaler import cron, health
 from autoscaler.facts import Facts
 from autoscaler.settings import Limits, Rate
 from autoscaler.types import Reason, State
@@ -109,6 +109,16 @@ def rate(limits: Limits, state: State, at_seconds: int, current: int, wanted: in
     return wanted, None
 
 
+def sick(limits: Limits, facts: Facts, wanted: int) -> tuple[int, Reason | None]:
+    """One more for each replica that carries nothing (see `health`); the pool's minimum is one of healthy replicas."""
+    state, seen = facts.state, facts.observation
+    if not any(health.sick(state, seen)):
+        return wanted, None
+    low, high = bounds_at(limits, seen.at_seconds)
+    least = seen.replicas.desired if facts.unknown else 0
+    return health.replace_sick(state, seen, wanted, min(low, high), least)
+
+
 def spare(spare_replicas: int | None, current: int, wanted: int) -> tuple[int, Reason | None]:
     """Ask for no more than the platform says it could give."""
     if spare_replicas is None or wanted <= current + spare_replicas:
@@ -118,11 +128,16 @@ def spare(spare_replicas: int | None, current: int, wanted: int) -> tuple[int, R
 
 def bounds(limits: Limits, at_seconds: int, wanted: int) -> tuple[int, Reason | None]:
     """Into [min, max] of the active schedule entries and of the pool; where they cross, the pool's maximum wins."""
-    active = [entry for entry in limits.schedule if cron.active(entry, at_seconds)]
-    low = max([limits.min_replicas, *(e.min_replicas for e in active if e.min_replicas is not None)])
-    high = min([limits.max_replicas, *(e.max_replicas for e in active if e.max_replicas is not None)])
+    low, high = bounds_at(limits, at_seconds)
     bounded = min(max(wanted, low), high)
     return _changed("bounds", wanted, bounded, (("min_replicas", float(low)), ("max_replicas", float(high))))
+
+
+def bounds_at(limits: Limits, at_seconds: int) -> tuple[int, int]:
+    """(min, max) of the pool and of the schedule entries that are active."""
+    active = [entry for entry in limits.schedule if cron.active(entry, at_seconds)]
+    low = max([limits.min_replicas, *(e.min_replicas for e in active if e.min_replicas is not None)])
+    return low, min([limits.max_replicas, *(e.max_replicas for e in active if e.max_replicas is not None)])
 
 
 def remember(limits: Limits, state: State, at_seconds: int, wanted: int, keep_seconds: float) -> tuple[Pairs, Pairs]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from autoscaler import limits as bound
 from autoscaler.errors import ConfigError, ForecastError
-from autoscaler.facts import Facts, work_of
+from autoscaler.facts import Facts, work_in
+from autoscaler.health import healthy, overdue_at, replaced
 from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.ports import CapacityModel, Forecaster, Policy
@@ -122,15 +123,17 @@ class Autoscaler:
         """The Memory that knows `observation`, what policies may know, and the work per second that arrived."""
         at = observation.at_seconds
         missing = unknown_groups(self.settings, memory.state, observation)
-        state = with_lengths(_with_seen(memory.state, observation), observation)
+        state = with_lengths(_with_seen(memory.state, observation), observation, memory.recent)
         current = observation.replicas.desired
         lengths = lengths_of(state)
         capacity = self.capacity_model.capacity(memory.beliefs.capacity, lengths, max(1, current))
-        amount = None if "demand" in missing else work_of(observation.demand, capacity, state)
+        amount = None if "demand" in missing else work_in(observation, capacity, state)
         work = None if amount is None else amount / observation.window_seconds
         history = self.forecaster.observe(memory.history, at, observation.window_seconds, work)
         since = None if not missing else (memory.state.unknown_since_seconds or at)
-        state = replace(state, at_seconds=at, unknown_since_seconds=since)
+        before = memory.recent[-1].replicas if memory.recent else None
+        late = overdue_at(memory.state, before, observation, capacity.startup(0.99))
+        state = replace(state, at_seconds=at, unknown_since_seconds=since, overdue_at_seconds=late)
         kept = tuple(o for o in memory.recent if at - o.at_seconds < self.recent_seconds)
         # This Observation teaches the next step: more demand must not make replicas look stronger in the same one.
         taught = self.capacity_model.observe(memory.beliefs.capacity, observation, lengths, work)
@@ -140,7 +143,7 @@ class Autoscaler:
             observation=observation,
             recent=learned.recent,
             state=state,
-            current=current,
+            current=healthy(state, observation),
             forecast=self._forecast(memory, history, capacity, at),
             capacity=capacity,
             unknown=missing,
@@ -168,12 +171,13 @@ class Autoscaler:
 
     def _decide(self, facts: Facts, proposals: tuple[Reason, ...]) -> tuple[Decision, State]:
         s, at, current = self.settings, facts.observation.at_seconds, facts.current
+        desired = facts.observation.replicas.desired
         capacity = facts.capacity
         keep_seconds = keep_window(s, capacity)
         best = max(proposals, key=lambda r: r.after, default=None)
         if best is None:
             best = Reason(rule="hold", before=current, after=current)
-        wanted, reasons = best.after, [best]
+        wanted, reasons = best.after, [best if current == desired else replace(best, before=desired)]
         recommended, low = bound.remember(s.limits, facts.state, at, wanted, keep_seconds)
         state = replace(facts.state, recommended=recommended, recommended_low=low)
         stages: tuple[Callable[[int], tuple[int, Reason | None]], ...] = (
@@ -182,16 +186,18 @@ class Autoscaler:
             lambda n: bound.tolerance(s.limits, current, n),
             lambda n: bound.stabilization(s.limits, state, at, current, n),
             lambda n: bound.rate(s.limits, state, at, current, n),
-            lambda n: bound.spare(facts.observation.spare_replicas, current, n),
+            lambda n: bound.sick(s.limits, facts, n),
+            lambda n: bound.spare(facts.observation.spare_replicas, desired, n),
             lambda n: bound.bounds(s.limits, at, n),
-            lambda n: bound.observer(s.strategy, current, n),
+            lambda n: bound.observer(s.strategy, desired, n),
         )
         for stage in stages:
             wanted, reason = stage(wanted)
             if reason is not None:
                 reasons.append(reason)
-        scaled = bound.remember_change(s.limits, facts.state, at, current, wanted)
-        state = replace(state, scaled=scaled, desired=wanted)
+        extra = replaced(reasons)
+        scaled = bound.remember_change(s.limits, facts.state, at, current, wanted - extra)
+        state = replace(state, scaled=scaled, desired=wanted, replaced=extra)
         return Decision(pool=s.name, at_seconds=at, replicas=wanted, reasons=tuple(reasons)), state
 
 

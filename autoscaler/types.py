@@ -134,6 +134,7 @@ class Demand:
     `requests` arrived and `prompt_tokens` came with them (`cached_prompt_tokens` of these were prefix-cache hits).
     `output_tokens` were generated meanwhile, and `output_lengths` holds the lengths of the requests that finished:
     the output that arriving requests will ask for is `requests` times the mean finished length.
+    `replicas_reporting`: where replicas themselves counted this and some were silent, how many were not.
     """
 
     requests: float | None = None
@@ -147,6 +148,7 @@ class Demand:
     output_lengths: Histogram | None = None
     arrival_gap_cv: float | None = None
     tenants: tuple[TenantDemand, ...] = ()
+    replicas_reporting: int | None = None
 
     def __post_init__(self) -> None:
         _finite(
@@ -411,6 +413,7 @@ class State:
     `recommended_low`: ascending, for those that look for the least.  `scaled`: (at_seconds, from, to) changes for the rate
     limits.  `seen`: signal groups that this pool has ever reported.  `prompt_weight`, `output_weight`: decayed numbers of
     requests behind the mean lengths.  `prompt_moments`, `output_moments`: None before a histogram was seen.
+    `overdue_at_seconds`: when the starts in flight are overdue.  `replaced`: replicas of `desired` that stand for sick ones.
     """
 
     at_seconds: int | None = None
@@ -426,6 +429,8 @@ class State:
     output_weight: float = 0.0
     prompt_moments: Moments | None = None
     output_moments: Moments | None = None
+    overdue_at_seconds: int | None = None
+    replaced: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

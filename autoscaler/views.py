@@ -53,6 +53,13 @@ def _backlog(i: Inputs) -> str:
     )
 
 
+def _sick(i: Inputs) -> str:
+    broken, late = float(i["unhealthy"]), float(i["overdue_starts"])
+    what = [f"{replicas(int(broken))} unhealthy"] if broken else []
+    what += ["a start is overdue"] if late else []
+    return f"{' and '.join(what)}: {number(i['replaced'])} asked for in place of what carries nothing"
+
+
 def _target(signal: str) -> Callable[[Inputs], str]:
     unit = SIGNALS[signal].unit if signal in SIGNALS else ""
     name = signal.replace("_", " ")
@@ -78,6 +85,7 @@ _PROSE: dict[str, Callable[[Inputs], str]] = {
     "tolerance": lambda i: f"the change is within {float(i['tolerance_fraction']):.0%}",
     "stabilization": lambda i: f"recommendations of the last {duration(float(i['window_seconds']))} do not all agree",
     "rate": lambda i: f"the rate limit of {duration(float(i['period_seconds']))} allows no more",
+    "sick": _sick,
     "spare": lambda i: f"the platform has {number(i['spare_replicas'])} to spare",
     "bounds": lambda i: f"bounds are {number(i['min_replicas'])} to {number(i['max_replicas'])}",
     "observer": lambda i: f"observing only: {number(i['would_be'])} would have been asked for",

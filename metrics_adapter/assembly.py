@@ -48,6 +48,8 @@ def assemble(
     reporting = [c for n, c in changes.items() if c.reports and n not in broken and n not in unready]
     known = [c for c in changes.values() if c.known]
     counted = _demand(known) if known else None
+    if counted is not None and door is None and 0 < len(reporting) < replicas.ready:
+        counted = replace(counted, replicas_reporting=len(reporting))
     return Observation(
         pool=pool,
         at_seconds=at_seconds,

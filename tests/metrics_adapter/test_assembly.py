@@ -110,6 +110,13 @@ def test_partial_fleets_say_how_many_reported() -> None:
     assert see({}, {}, ready=0).load is None
 
 
+def test_demand_counted_by_a_part_of_the_replicas_says_so_and_a_doors_does_not() -> None:
+    part = {"a": at(1000)}, {"a": at(1010, ttft=(8, 0, 0, 0, 0))}
+    assert demand(see(*part, ready=4)).replicas_reporting == 1
+    assert demand(see(*part, ready=1)).replicas_reporting is None
+    assert demand(see(*part, ready=4, door=DoorCounts(requests=25))).replicas_reporting is None
+
+
 def test_starting_replicas_that_answer_do_not_hide_silent_ones() -> None:
     seen = see({}, {"a": at(1010, running=2), "b": at(1010)}, ready=2, unready={"b"})
     assert load(seen).replicas_reporting == 1
