@@ -1,0 +1,177 @@
+"""What external metrics there are, and the one item that a selector picks: views of a pool's last Step.
+
+A metric is a function of a namespace that gives its candidates: labels that are known beforehand, and how to read the
+items.  Only pools whose target lives in that namespace are candidates (those without a target: everywhere), since an HPA
+asks in its own namespace and must not read another team's pool.
+
+    desired_replicas    the wanted count, whole, for `AverageValue: "1"`
+    desired_ratio       the same for a consumer with `Value: "1"`, see `value_form`
+    every other gauge   of our own /metrics that is a signal, without its prefix ``autoscaler_``, with its labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from autoscaler.errors import AutoscalerError
+from autoscaler.settings import PoolSettings
+from autoscaler.types import Step
+from metrics_adapter.board import Board
+from metrics_adapter.exposition_reads import View
+from metrics_adapter.exposition_series import SERIES, Series
+from metrics_adapter.external_metrics_selector import Selector
+
+MOST_MILLI = 2**63 - 1  # what a Quantity's reader holds
+PREFIX = "autoscaler_"
+# Gauges that tell of ourselves or need more than a Step: nothing to scale on.
+NO_SIGNALS = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        "step_timestamp_seconds", "step_age_seconds", "step_fresh", "observation_window_seconds", "slo_attained_fraction",
+        "slo_burn_ratio",
+    )
+)  # fmt: skip
+Labels = tuple[tuple[str, str], ...]
+
+
+class Unmeasured(AutoscalerError):
+    """The pool's last Step is fresh and lacks this number."""
+
+
+class NoSuchItem(AutoscalerError):
+    """Nothing here is what the selector asks for."""
+
+
+class Ambiguous(AutoscalerError):
+    """More than one item is what the selector asks for: HPA would add them up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One value as it goes on the wire: thousandths, its Step's instant, the time that it covers (None: an instant)."""
+
+    labels: Labels
+    milli: int
+    at_seconds: int
+    window_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What a selector may mean: `labels` are known beforehand, `read` gives items with these and further ones.
+
+    `read` raises Stale or Unmeasured.  `name` is for a person.
+    """
+
+    name: str
+    labels: Labels
+    read: Callable[[], Iterable[Item]]
+
+
+Metric = Callable[[str], Iterable[Candidate]]
+
+
+def pick(metric: str, candidates: Iterable[Candidate], selector: Selector) -> Item:
+    """The one item of `metric` that `selector` means.  Raises Stale, Unmeasured, NoSuchItem or Ambiguous."""
+    there = list(candidates)
+    meant = [c for c in there if selector.may_match(dict(c.labels))]
+    if not meant:
+        names = ", ".join(sorted(c.name for c in there)) or "none"
+        raise NoSuchItem(f"{metric}: the selector names nothing in this namespace, which has {names}")
+    found: list[Item] = []
+    others: list[Item] = []
+    for candidate in meant:
+        for item in candidate.read():
+            (found if selector.matches(dict(item.labels)) else others).append(item)
+            if len(found) > 1:
+                raise Ambiguous(f"{metric}: the selector must name one item, and it names {_spell(found)}")
+    if found:
+        return found[0]
+    raise NoSuchItem(f"{metric}: the selector names no item; one of them has {_spell(others[:1])}")
+
+
+def _spell(items: Iterable[Item]) -> str:
+    return " and ".join(",".join(f"{k}={v}" for k, v in item.labels) for item in items)
+
+
+def quantity(milli: int) -> str:
+    """``3`` or ``1500m``: whole where it can be, never an exponent."""
+    return str(milli // 1000) if milli % 1000 == 0 else f"{milli}m"
+
+
+def milli_of(value: float) -> int | None:
+    """Thousandths; None for what must not leave this process: NaN, infinity, a negative, or more than fits."""
+    return round(value * 1000.0) if 0.0 <= value * 1000.0 < MOST_MILLI else None
+
+
+def value_form(wanted: int, ready: int) -> int:
+    """What to publish, in thousandths, so that an HPA with `Value: "1"` lands on `wanted` replicas.
+
+    It takes ceil(value * ready pods).  floor((1000 d - 1) / r) thousandths gives d for all d, r <= 300, where rounding, or
+    floor(1000 d / r), fails for many pairs (d = 7, r = 25: 280m times 25 is 7.000000000000001).  With no pod ready 1000
+    holds what there is.  Best effort: a pod that turns ready between our look and the HPA's overshoots.
+    """
+    if wanted <= 0:
+        return 0
+    return 1000 if ready <= 0 else (1000 * wanted - 1) // ready
+
+
+def metrics_of(board: Board) -> dict[str, Metric]:
+    """All metrics of the board's pools, by name."""
+    found: dict[str, Metric] = {
+        "desired_replicas": partial(_pools, board, _desired),
+        "desired_ratio": partial(_pools, board, _ratio),
+    }
+    for series in SERIES:
+        if series.type == "gauge" and series.name not in NO_SIGNALS and not series.name.endswith("_info"):
+            found[series.name.removeprefix(PREFIX)] = partial(_pools, board, partial(_series, series))
+    return found
+
+
+Reader = Callable[[PoolSettings, Step], Iterable[Item]]
+
+
+def _pools(board: Board, reader: Reader, namespace: str) -> Iterable[Candidate]:
+    for name, settings in board.pools.items():
+        if settings.target is None or settings.target.namespace == namespace:
+            yield Candidate(name=name, labels=labels_of(settings), read=partial(_read, board, reader, settings))
+
+
+def labels_of(settings: PoolSettings) -> Labels:
+    """The labels of every item of a pool."""
+    return (("pool", settings.name),)
+
+
+def _read(board: Board, reader: Reader, settings: PoolSettings) -> Iterable[Item]:
+    return reader(settings, board.fresh(settings.name))
+
+
+def _desired(settings: PoolSettings, step: Step) -> Iterable[Item]:
+    yield _item(settings, step, 1000 * step.decision.replicas)
+
+
+def _ratio(settings: PoolSettings, step: Step) -> Iterable[Item]:
+    yield _item(settings, step, value_form(step.decision.replicas, step.observation.replicas.ready))
+
+
+def _series(series: Series, settings: PoolSettings, step: Step) -> Iterable[Item]:
+    found = []
+    for labels, value in series.read(View(settings=settings, step=step)):
+        milli = milli_of(value)
+        if milli is not None:
+            found.append(_item(settings, step, milli, labels))
+    if not found:
+        name = series.name.removeprefix(PREFIX)
+        raise Unmeasured(f"pool {settings.name}: {name} is not known in the last step")
+    return found
+
+
+def _item(settings: PoolSettings, step: Step, milli: int, labels: Labels = ()) -> Item:
+    return Item(
+        labels=(*labels_of(settings), *labels),
+        milli=milli,
+        at_seconds=step.decision.at_seconds,
+        window_seconds=step.observation.window_seconds,
+    )
