@@ -194,13 +194,17 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFlight:
-    """Never fewer replicas than hold the KV of what is running now, nor none while anything runs or waits.
+    """Never fewer replicas than hold what is running now: its KV cache, and each answer's pace within the ITL limit.
 
-    Just after a gap in the demand nobody else has an opinion, and a floor says nothing about what may be given up.
+    At the slowest pace that the SLO allows, B running answers take B * seconds_per_output_token / itl_seconds Erlangs, which
+    survivors must carry.  That asks for no more than there are: answers end before a new replica is ready.  Nor are there
+    ever none while anything runs or waits.  Just after a gap in the demand nobody else has an opinion, and a floor says
+    nothing about what may be given up.
     """
 
     kv_cache_fraction: float = 0.9
     window_seconds: int = WorkSettings().window_seconds
+    itl_seconds: float | None = None
 
     def recommend(self, facts: Facts) -> Reason | None:
         load, ready = facts.observation.load, facts.observation.replicas.ready
@@ -208,10 +212,23 @@ class InFlight:
             return None
         kv, held = load.kv_cache_fraction, (load.running_requests or 0.0) + (load.waiting_requests or 0.0)
         by_kv = replicas_for(ready * kv / self.kv_cache_fraction) if kv is not None else 0
-        wanted = max(by_kv, 1 if held > 0 else 0)
+        decoding = self._decoding(facts)
+        by_pace = min(facts.capacity.replicas(decoding), facts.current) if facts.capacity and decoding else 0
+        wanted = max(by_kv, by_pace, 1 if held > 0 else 0)
         if 0 < wanted < facts.current and "demand" in facts.state.seen and facts.work(self.window_seconds) is None:
             wanted = facts.current
-        return _reason("in_flight", facts, wanted, kv_cache_fraction=kv, requests=held) if wanted else None
+        if not wanted:
+            return None
+        return _reason("in_flight", facts, wanted, kv_cache_fraction=kv, requests=held, decoding=decoding)
+
+    def _decoding(self, facts: Facts) -> float | None:
+        """Erlangs that the running answers take at the slowest pace allowed, silent replicas' like the others'."""
+        load, capacity = facts.observation.load, facts.capacity
+        if load is None or capacity is None or load.running_requests is None or self.itl_seconds is None:
+            return None
+        ready, reporting = facts.observation.replicas.ready, load.replicas_reporting
+        share = ready / reporting if reporting and reporting < ready else 1.0
+        return load.running_requests * share * capacity.seconds_per_output_token / self.itl_seconds
 
 
 _POLICIES: dict[type, type] = {

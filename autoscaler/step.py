@@ -48,7 +48,7 @@ class Autoscaler:
         """The autoscaler that `settings` ask for; `policies` are the caller's own, beside the configured ones."""
         chosen = tuple(policy_of(s) for s in settings.policies) + tuple(policies)
         if not chosen:
-            chosen = (Work(), InFlight())
+            chosen = (Work(), InFlight(itl_seconds=settings.slo.itl_seconds))
             if settings.strategy != "reactive":
                 chosen += (Ahead(trusted_only=settings.strategy in ("auto", "observer")),)
         windows = [getattr(s, "window_seconds", 60) for s in settings.policies]

@@ -71,7 +71,10 @@ _PROSE: dict[str, Callable[[Inputs], str]] = {
     "wake": lambda i: f"no replica is ready and requests are at the door: {_reactive(i)}",
     "predictive": _predictive,
     "backlog": _backlog,
-    "in_flight": lambda i: f"{number(i['requests'])} requests are running or waiting and must stay served",
+    "in_flight": lambda i: (
+        f"{number(i['requests'])} requests are running or waiting and must stay served, their KV cache held and their"
+        " answers at pace"
+    ),
     "saturation": lambda i: (
         f"KV use is {number(i.get('kv_cache_fraction'))} and {number(i.get('waiting_requests'))} requests wait"
     ),

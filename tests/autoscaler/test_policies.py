@@ -300,6 +300,22 @@ def test_in_flight_never_drops_what_runs() -> None:
     assert number(InFlight(), facts(replace(seen(), load=None))) is None
 
 
+@pytest.mark.parametrize(
+    ("running", "reporting", "wanted"),
+    [(200.0, 4, 1), (600.0, 4, 3), (600.0, 2, 4), (4000.0, 4, 4), (None, 4, 1)],
+)
+def test_those_who_survive_keep_the_pace_of_what_runs(running: float | None, reporting: int, wanted: int) -> None:
+    # An answer at 50 ms a token takes 20 tokens/s of 0.25 ms each, 5 mErl: 200 of them fill one replica.
+    one = Capacity(
+        seconds_per_request=0.0, seconds_per_prompt_token=0.0, seconds_per_output_token=0.00025,
+        feasible_load=((1, 1.0),), startup_seconds=((0.9, 60.0),), mean_output_tokens=200.0,
+    )  # fmt: skip
+    here = seen(running_requests=running, waiting_requests=1.0, kv_cache_fraction=0.1, replicas_reporting=reporting)
+    policy = InFlight(itl_seconds=0.05)
+    assert number(policy, replace(facts(here), capacity=one)) == wanted
+    assert number(InFlight(), replace(facts(here), capacity=one)) == 1
+
+
 def test_in_flight_gives_nothing_up_until_enough_of_the_demand_is_known_again() -> None:
     """After a gap it is the only one with an opinion; where there never was demand, it may speak alone."""
     gap = tuple(replace(seen(NOW - 10 * i), demand=None) for i in range(5, 0, -1))

@@ -116,6 +116,14 @@ def test_the_wake_goes_to_n_in_one_decision() -> None:
     assert decision.reasons[0].rule == "wake"
 
 
+def test_a_backlog_worth_eight_replicas_wakes_eight_in_one_decision() -> None:
+    pool = plain_pool(limits={"min_replicas": 0, "max_replicas": 50})
+    pool.step(observation("p", 10, replicas=0, requests_per_second=0, waiting_requests=None))
+    quiet = observation("p", 20, replicas=0, requests_per_second=0, waiting_requests=None)
+    decision = pool.step(replace(quiet, load=Load(waiting_requests=2400)))  # 240 replica-seconds, gone in 30 s
+    assert decision.replicas == 8
+
+
 def test_a_pool_goes_to_zero_only_after_the_keep_window() -> None:
     story = Story(plain_pool(limits={"min_replicas": 0, "max_replicas": 5}))
     story.expect(1, seconds=60, requests_per_second=5)
