@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
@@ -13,10 +14,38 @@ LENGTHS_HALF_LIFE_SECONDS = 1800.0
 # A spread is believed once histograms of so many seconds are behind it.  Seconds, not requests: what is believed of
 # replicas must not depend on how much demand there is.
 LEAST_SECONDS = 300.0
+# Another mix: the newest requests are longer or shorter by such a fraction, and by so many standard errors of their mean.
+# Clients come in clumps, so that the errors are larger than chance alone would have them.
+NEW_LENGTHS_FRACTION, NEW_LENGTHS_SIGMA = 0.2, 6.0
+USUAL_CV, LEAST_REQUESTS = 1.0, 20.0
 
 
-def with_lengths(state: State, observation: Observation) -> State:
-    """`state` with the lengths of requests in `observation`: means per request, and moments where histograms are known."""
+def with_lengths(state: State, observation: Observation, recent: Sequence[Observation] = ()) -> State:
+    """`state` with the lengths of requests in `observation`: means per request, and moments where histograms are known.
+
+    Means follow slowly, unless the newest requests of `recent` (oldest first) and of `observation` are clearly others: then
+    the past is forgotten, but for how widely lengths are spread around their mean.  Answers that end just after a rush are
+    the short ones of it, so shorter answers are believed slowly.
+    """
+    state = _averaged(state, observation)
+    prompt = _newest(
+        _sums(_prompts, observation, recent, state.prompt_weight), state.mean_prompt_tokens, state.prompt_moments
+    )
+    if prompt is not None and state.mean_prompt_tokens is not None:
+        mean, count = prompt
+        moments = _scaled(state.prompt_moments, mean / state.mean_prompt_tokens, count)
+        state = replace(state, mean_prompt_tokens=mean, prompt_weight=count, prompt_moments=moments)
+    output = _newest(
+        _sums(_outputs, observation, recent, state.output_weight), state.mean_output_tokens, state.output_moments
+    )
+    if output is not None and state.mean_output_tokens is not None and output[0] > state.mean_output_tokens:
+        mean, count = output
+        moments = _scaled(state.output_moments, mean / state.mean_output_tokens, count)
+        state = replace(state, mean_output_tokens=mean, output_weight=count, output_moments=moments)
+    return state
+
+
+def _averaged(state: State, observation: Observation) -> State:
     demand = observation.demand
     if demand is None:
         return state
@@ -27,22 +56,86 @@ def with_lengths(state: State, observation: Observation) -> State:
         prompt_moments=_with_histogram(state.prompt_moments, demand.prompt_lengths, window, decay),
         output_moments=_with_histogram(state.output_moments, demand.output_lengths, window, decay),
     )
-    if _some(demand.requests) and demand.prompt_tokens is not None:
-        mean, weight = _decayed(
-            state.mean_prompt_tokens, state.prompt_weight * decay, demand.prompt_tokens, demand.requests
-        )
+    prompts, outputs = _prompts(observation), _outputs(observation)
+    if prompts is not None:
+        mean, weight = _decayed(state.mean_prompt_tokens, state.prompt_weight * decay, *prompts)
         state = replace(state, mean_prompt_tokens=mean, prompt_weight=weight)
+    if outputs is not None:
+        mean, weight = _decayed(state.mean_output_tokens, state.output_weight * decay, *outputs)
+        state = replace(state, mean_output_tokens=mean, output_weight=weight)
+    return state
+
+
+def _prompts(observation: Observation) -> tuple[float, float] | None:
+    """(tokens, requests) of the prompts that arrived; None where nothing tells."""
+    demand = observation.demand
+    if demand is None or not _some(demand.requests) or demand.prompt_tokens is None:
+        return None
+    return demand.prompt_tokens, demand.requests
+
+
+def _outputs(observation: Observation) -> tuple[float, float] | None:
+    """(tokens, requests) of the answers that ended; None where nothing tells."""
+    demand = observation.demand
+    if demand is None:
+        return None
     lengths = demand.output_lengths
     if lengths is not None and lengths.sum is not None and _some(lengths.total):
-        total, count = lengths.sum, lengths.total
-    elif _some(demand.finished_requests) and demand.output_tokens is not None:
-        total, count = demand.output_tokens, demand.finished_requests
-    elif _some(demand.requests) and demand.output_tokens is not None and demand.finished_requests is None:
-        total, count = demand.output_tokens, demand.requests
-    else:
-        return state
-    mean, weight = _decayed(state.mean_output_tokens, state.output_weight * decay, total, count)
-    return replace(state, mean_output_tokens=mean, output_weight=weight)
+        return lengths.sum, lengths.total
+    if _some(demand.finished_requests) and demand.output_tokens is not None:
+        return demand.output_tokens, demand.finished_requests
+    if _some(demand.requests) and demand.output_tokens is not None and demand.finished_requests is None:
+        return demand.output_tokens, demand.requests
+    return None
+
+
+Count = Callable[[Observation], tuple[float, float] | None]
+
+
+def _newest(
+    sums: Iterator[tuple[float, float]], mean: float | None, moments: Moments | None
+) -> tuple[float, float] | None:
+    """(mean length, requests) of the newest requests, where they are clearly other than `mean`; else None.
+
+    Of all the times since when it may be so, the one at which chance explains the difference least.
+    """
+    if mean is None or mean <= 0.0:
+        return None
+    cv = max(_variation(moments) or USUAL_CV, 0.2)
+    best, found = NEW_LENGTHS_SIGMA, None
+    for tokens, requests in sums:
+        apart = tokens / requests / mean - 1.0
+        # Spread goes with the mean: the longer of the two tells how far chance reaches.
+        sigma = abs(apart) * math.sqrt(requests) / (cv * max(1.0, 1.0 + apart))
+        if requests >= LEAST_REQUESTS and abs(apart) > NEW_LENGTHS_FRACTION and sigma > best:
+            best, found = sigma, (tokens / requests, requests)
+    return found
+
+
+def _sums(count: Count, now: Observation, recent: Sequence[Observation], most: float) -> Iterator[tuple[float, float]]:
+    """(tokens, requests) of the last Observation, of the last two, of the last three, ...; of `most` requests at most.
+
+    Those before the mean was last told anew are no news.
+    """
+    tokens = requests = 0.0
+    for observation in (now, *reversed(recent)):
+        one = count(observation)
+        if one is None:
+            continue
+        tokens, requests = tokens + one[0], requests + one[1]
+        if requests > most:
+            return
+        yield tokens, requests
+
+
+def _scaled(moments: Moments | None, factor: float, weight: float) -> Moments | None:
+    """The spread around another mean, believed as little as the mean is."""
+    if moments is None:
+        return None
+    return replace(
+        moments, mean=moments.mean * factor, square=moments.square * factor * factor,
+        weight=min(moments.weight, weight),
+    )  # fmt: skip
 
 
 def lengths_of(state: State) -> Lengths:

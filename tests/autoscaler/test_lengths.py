@@ -105,5 +105,48 @@ def test_a_change_is_half_learned_in_a_half_life():
     assert lengths_of(state).prompt_cv > settled  # two kinds of traffic are mixed
 
 
+def answered(state: State, recent: list, mean: float, requests: int = 60, cv: float = 0.8) -> State:
+    """One more Observation of answers with this mean, arriving as steadily as ever; `recent` gets it."""
+    rng, square = random.Random(len(recent)), math.log1p(cv * cv)
+    values = [max(1, round(mean * math.exp(math.sqrt(square) * rng.gauss(0, 1) - square / 2))) for _ in range(requests)]
+    lengths = histogram(values)
+    demand = Demand(requests=requests, prompt_tokens=sum(values), prompt_lengths=lengths, output_lengths=lengths)
+    now = replace(observation("p", 60 + 10 * len(recent)), window_seconds=10, demand=demand)
+    state = with_lengths(state, now, recent[-12:])
+    recent.append(now)
+    return state
+
+
+def test_answers_twice_as_long_are_known_within_a_minute():
+    state, recent = State(), []
+    for _ in range(180):
+        state = answered(state, recent, 200.0)
+    assert state.mean_output_tokens == pytest.approx(200.0, rel=0.05)
+    spread = lengths_of(state).output_cv
+    for _ in range(6):
+        state = answered(state, recent, 400.0)
+    assert state.mean_output_tokens == pytest.approx(400.0, rel=0.1)
+    assert state.mean_prompt_tokens == pytest.approx(400.0, rel=0.1)
+    assert lengths_of(state).output_cv == pytest.approx(spread, rel=0.15)  # no mixture of two kinds
+
+
+def test_answers_that_end_short_are_no_news_at_once_but_short_prompts_are():
+    state, recent = State(), []
+    for _ in range(180):
+        state = answered(state, recent, 400.0)
+    for _ in range(6):
+        state = answered(state, recent, 200.0)
+    assert state.mean_output_tokens > 380.0
+    assert state.mean_prompt_tokens == pytest.approx(200.0, rel=0.1)
+
+
+def test_chance_alone_makes_no_new_lengths():
+    state, recent = State(), []
+    for _ in range(2000):
+        before = state.output_weight
+        state = answered(state, recent, 300.0, requests=25, cv=1.5)
+        assert state.output_weight > before * 0.9  # what is known was never thrown away
+
+
 def test_nothing_seen_is_nothing_known():
     assert lengths_of(with_lengths(State(), replace(observation("p", 60), demand=None))) == Lengths()
