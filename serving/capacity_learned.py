@@ -142,8 +142,9 @@ class LearnedCapacity:
             return replace(beliefs, starts=starts)
         beliefs = replace(beliefs, cached=_cached(beliefs.cached, observation))
         rounded = self._rounded(beliefs, lengths)
+        sick = steps.stuck(beliefs.steps, observation) > 0
         beliefs = self._with_window(self._with_mix(beliefs, rounded), observation, rounded)
-        gain = self._with_latency(beliefs, observation, rounded, work)
+        gain = self._with_latency(beliefs, observation, rounded, work, sick)
         return replace(beliefs, starts=starts, gain=gain, point=rounded)
 
     def refit(self, beliefs: LearnedBeliefs, observations: Sequence[Observation]) -> LearnedBeliefs:
@@ -240,11 +241,11 @@ class LearnedCapacity:
         return replace(new, gain=gains.moved(beliefs.gain, max(-1.0, min(1.0, change))))
 
     def _with_latency(
-        self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...], work: float | None
+        self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...], work: float | None, sick: bool
     ) -> Gain:
         gain = gains.seen(beliefs.gain, now, work)
         bounds = gains.bounds_below(now, self.slo)
-        if bounds is None or not gains.steady(gain, now):
+        if bounds is None or not gains.steady(gain, now) or sick:
             return gain
         base = self._base(beliefs, rounded)
         at = min(range(len(SIZES)), key=lambda i: abs(math.log(SIZES[i] / now.replicas.ready)))

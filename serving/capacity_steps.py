@@ -27,6 +27,7 @@ NOISE = 0.05  # relative error of a window that the prior is weighed against
 LEAST_SIGMA, GATE = 0.03, 6.63  # chi-square, one degree of freedom, 99 %
 SLACK, ALARM = 0.5, 8.0  # of the cumulative sums, in standard deviations
 KEPT = 0.05  # of the sums, after a drift
+PACE_HALF_LIFE_SECONDS = 1200.0
 TRUSTED_ROWS = 20.0  # before so many windows nothing is gated and nothing drifts
 
 Sums = tuple[float, ...]
@@ -39,6 +40,7 @@ class StepBeliefs:
     `gram`: upper triangle of the columns' products, `right`: columns times target, `square`: target times target,
     `weight`: sum of weights.  `sigma`: relative error of a window.  `up`, `down`: cumulative sums of errors; `gated`: decayed
     share of windows left out.  `drifts`: so often the law was forgotten, the last time at `drift_at_seconds`.
+    `pace`: share of the time that steps account for, as far as latencies between tokens tell, over about half an hour.
     """
 
     gram: Sums = ()
@@ -54,6 +56,7 @@ class StepBeliefs:
     ready: int = 0
     ready_since_seconds: int = 0
     running: float | None = None
+    pace: float | None = None
 
 
 def floors_of(prior: Law) -> tuple[float, ...]:
@@ -92,6 +95,8 @@ def window_of(beliefs: StepBeliefs, now: Observation, mix: Mix, cached: float = 
     if load.replicas_reporting not in (None, ready) or not load.engine_steps or load.engine_steps < LEAST_STEPS:
         return None
     seconds, weight = _busy(beliefs, now, ready)
+    if stuck(beliefs, now) >= 1:
+        return None
     h, latency = load.step_tokens, now.latency
     if seconds <= 0.0 or ((h is None or h.sum is None) and demand.prompt_tokens is None):
         return None
@@ -120,6 +125,31 @@ def _busy(beliefs: StepBeliefs, now: Observation, ready: int) -> tuple[float, fl
     if load.gpu_utilization_fraction is None:
         return 0.0, 0.0
     return load.gpu_utilization_fraction * whole, PARTLY_IDLE
+
+
+def pace_of(beliefs: StepBeliefs, now: Observation) -> float | None:
+    """Steps times the mean latency between tokens, over the time of the ready replicas; None unless all are busy.
+
+    Of engines that step without a pause it is about one, whatever their speed: both say how long a step takes.
+    """
+    load, latency, ready = now.load, now.latency, now.replicas.ready
+    if load is None or latency is None or latency.itl is None or ready < 1 or not load.engine_steps:
+        return None
+    each, running, before = latency.itl.mean, load.running_requests, beliefs.running
+    if each is None or running is None or before is None or min(running, before) < FULL_RUNNING * ready:
+        return None
+    return load.engine_steps * each / (ready * now.window_seconds)
+
+
+def stuck(beliefs: StepBeliefs, now: Observation) -> int:
+    """Replicas that hold requests and make no steps: fewer steps than usual, none of them slower.
+
+    Their gauges stand still and nobody says so; the others' steps must not be taken for everybody's.
+    """
+    pace = pace_of(beliefs, now)
+    if pace is None or beliefs.pace is None or now.replicas.ready != beliefs.ready:
+        return 0
+    return round(now.replicas.ready * max(0.0, 1.0 - pace / beliefs.pace))
 
 
 def step_sizes(window: Window) -> tuple[tuple[float, float, float, float], ...]:
@@ -199,8 +229,15 @@ def observed(beliefs: StepBeliefs, now: Observation, columns: Sums | None, weigh
     running = None if now.load is None else now.load.running_requests
     ready = now.replicas.ready
     since = beliefs.ready_since_seconds if ready == beliefs.ready else now.at_seconds
+    beliefs = replace(
+        beliefs,
+        ready=ready,
+        ready_since_seconds=since,
+        running=running,
+        pace=_paced(beliefs, pace_of(beliefs, now), now),
+    )
     if columns is None:
-        return replace(beliefs, ready=ready, ready_since_seconds=since, running=running)
+        return beliefs
     decay = 0.5 ** (now.window_seconds / HALF_LIFE_SECONDS)
     z = error / beliefs.sigma
     known = beliefs.weight >= TRUSTED_ROWS
@@ -228,8 +265,15 @@ def observed(beliefs: StepBeliefs, now: Observation, columns: Sums | None, weigh
         sigma=sigma, up=up, down=down, gated=gated,
         drifts=beliefs.drifts + drifted,
         drift_at_seconds=now.at_seconds if drifted else beliefs.drift_at_seconds,
-        ready=ready, ready_since_seconds=since, running=running,
     )  # fmt: skip
+
+
+def _paced(beliefs: StepBeliefs, pace: float | None, now: Observation) -> float | None:
+    """The usual pace after one more; it follows in the end what stays, as when an engine learns to guess tokens."""
+    if pace is None or beliefs.pace is None:
+        return beliefs.pace if pace is None else pace
+    faded: float = 0.5 ** (now.window_seconds / PACE_HALF_LIFE_SECONDS)
+    return pace + faded * (beliefs.pace - pace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

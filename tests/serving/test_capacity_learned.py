@@ -15,7 +15,7 @@ from autoscaler.types import Lengths
 from load_tests import bench_capacity_world as worlds
 from serving.capacity import GENERIC_LAW, laws_of
 from serving.capacity_learned import LearnedBeliefs, LearnedCapacity
-from serving.capacity_steps import Window, columns_of, nonnegative, predicted
+from serving.capacity_steps import Window, columns_of, nonnegative, predicted, stuck
 from serving.capacity_violations import SIGMA, Curve, Gain, corrected
 from serving.closed_forms import Mix, itl_rate
 from serving.profiles import profile
@@ -70,6 +70,28 @@ def test_slower_engines_are_noticed_within_ten_minutes():
     assert slow - seen[359].at_seconds <= 600
     rates = [itl_rate(law_of(pool), CHAT, 0.08) for pool in (before, after)]
     assert rates[1] / rates[0] == pytest.approx(0.7, abs=0.06)
+
+
+def test_an_engine_that_hangs_is_not_taken_for_slower_ones():
+    """One of three keeps its requests and makes no steps: the others' latencies say that they are as fast as ever."""
+    limit = itl_rate(laws_of(profile(QWEN))[1], CHAT, 0.05)
+    seen = observations(QWEN, CHAT, 2, lambda t: 1.4 * limit, 2400)
+    hung = []
+    for now in seen:
+        replicas, load = replace(now.replicas, ready=3, desired=3), now.load
+        running = load.running_requests * 1.5
+        if now.at_seconds - seen[0].at_seconds < 1200:  # all three work: half as much again of everything
+            more = {name: getattr(now.demand, name) * 1.5 for name in ("prompt_tokens", "output_tokens", "requests")}
+            sizes = replace(load.step_tokens, counts=tuple(1.5 * c for c in load.step_tokens.counts),
+                            sum=1.5 * load.step_tokens.sum)  # fmt: skip
+            load = replace(load, engine_steps=1.5 * load.engine_steps, step_tokens=sizes)
+            now = replace(now, demand=replace(now.demand, **more))
+        hung.append(replace(now, replicas=replicas, load=replace(load, running_requests=running, replicas_reporting=3)))
+    before, after = (pool_that_saw(part, profile=QWEN) for part in (hung[:120], hung))
+    assert stuck(learned(before).steps, hung[118]) == 0
+    assert stuck(learned(before).steps, hung[121]) == 1
+    assert learned(after).steps.drifts == 0
+    assert learned(after).steps.weight <= learned(before).steps.weight
 
 
 def test_windows_of_idle_or_changing_replicas_teach_nothing():
