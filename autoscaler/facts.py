@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from autoscaler.signals import SIGNALS, window_mean
+from autoscaler.signals import MAX_MASKED_FRACTION, SIGNALS, window_mean
 from autoscaler.types import Capacity, Demand, Forecast, Observation, State
 
 
@@ -28,12 +29,16 @@ class Facts:
         row = SIGNALS[name]
         return window_mean(self.recent, row.read, row.kind, window_seconds)
 
-    def work(self, window_seconds: int) -> float | None:
-        """Work that arrived per second, in Erlangs (replica-seconds per second), over the last `window_seconds`."""
+    def work(self, window_seconds: int, masked_fraction: float = MAX_MASKED_FRACTION) -> float | None:
+        """Work that arrived per second, in Erlangs (replica-seconds per second), over the last `window_seconds`.
+
+        None if more than `masked_fraction` of them is unknown.
+        """
         capacity = self.capacity
         if capacity is None:
             return None
-        return window_mean(self.recent, lambda o: work_in(o, capacity, self.state), "count", window_seconds)
+        arrived = partial(work_in, capacity=capacity, state=self.state)
+        return window_mean(self.recent, arrived, "count", window_seconds, masked_fraction)
 
     def backlog(self) -> float | None:
         """Queued work in replica-seconds: waiting prompt tokens and the answers they will ask for.

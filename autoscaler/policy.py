@@ -28,6 +28,8 @@ from autoscaler.units import replicas_for
 # A forecast acts once so many of them have matured, and while its quantile held in at least (quantile - slack) of cases.
 LEAST_MATURED = 200
 COVERAGE_SLACK = 0.03
+# So much of a window may be unknown just after a gap, to raise on the rest.
+AFTER_GAP_FRACTION = 0.5
 
 
 def _reason(rule: str, facts: Facts, after: int, **inputs: float | str | None) -> Reason:
@@ -169,7 +171,8 @@ class Work:
     """Carry the work that arrives at `utilization_fraction` of what replicas can, and drain the queue meanwhile.
 
     replicas = (work / utilization + backlog / drain_seconds) / feasible load of so many.  With no
-    replica ready the newest Observation alone counts if it says more: a wake does not wait for an average.
+    replica ready the newest Observation alone counts if it says more: a wake does not wait for an average.  Just after a
+    gap half a window is enough to raise on; nothing is given up on it.
     """
 
     settings: WorkSettings = WorkSettings()
@@ -177,6 +180,9 @@ class Work:
     def recommend(self, facts: Facts) -> Reason | None:
         s, capacity = self.settings, facts.capacity
         work, newest = facts.work(s.window_seconds), facts.work(1)
+        after_gap = work is None
+        if after_gap:
+            work = facts.work(s.window_seconds, AFTER_GAP_FRACTION)
         asleep = facts.observation.replicas.ready == 0
         if asleep and newest is not None:
             work = max(work or 0.0, newest)
@@ -184,6 +190,8 @@ class Work:
             return None
         queued = facts.backlog()
         wanted = capacity.replicas(work / s.utilization_fraction + (queued or 0.0) / s.drain_seconds)
+        if after_gap and not asleep:
+            wanted = max(wanted, facts.current)
         feasible = capacity.feasible(wanted)
         return _reason(
             "wake" if asleep and facts.current == 0 and wanted else "reactive", facts, wanted, work=work,

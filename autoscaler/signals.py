@@ -84,12 +84,17 @@ SIGNALS: dict[str, Signal] = {
 
 
 def window_mean(
-    recent: Sequence[Observation], read: Callable[[Observation], float | None], kind: str, window_seconds: int
+    recent: Sequence[Observation],
+    read: Callable[[Observation], float | None],
+    kind: str,
+    window_seconds: int,
+    masked_fraction: float = MAX_MASKED_FRACTION,
 ) -> float | None:
     """The signal over the last `window_seconds` of `recent` (oldest first, the newest ends now); None if unknown.
 
     A "count" is divided by the time it covers, a "gauge" is weighted by the time of each Observation, "latest" takes the
-    newest reading.  Readings that are missing are left out; if they make more than a fifth of the window, so is the rest.
+    newest reading.  Readings that are missing are left out; if they make more than `masked_fraction` of the window, so is
+    the rest.
     """
     if not recent:
         return None
@@ -107,6 +112,6 @@ def window_mean(
             return value
         covered += observation.window_seconds
         total += value if kind == "count" else value * observation.window_seconds
-    if covered <= 0 or covered < (1 - MAX_MASKED_FRACTION) * span:
+    if covered <= 0 or covered < (1 - masked_fraction) * span:
         return None
     return total / covered

@@ -245,6 +245,17 @@ def test_work_adds_headroom_and_the_queue() -> None:
     assert number(policy, facts(seen(rate=None))) is None
 
 
+def test_half_a_window_after_a_gap_raises_and_gives_nothing_up() -> None:
+    gap = [replace(seen(NOW - 10 * i), demand=None) for i in range(5, 2, -1)]
+    busy = [seen(NOW - 10 * i, rate=12.0) for i in (2, 1, 0)]
+    policy = Work()
+    assert number(policy, facts(*gap, *busy)) == number(policy, facts(*busy)) > 4
+    quiet = [seen(NOW - 10 * i, rate=0.5) for i in (2, 1, 0)]
+    assert number(policy, facts(*gap, *quiet)) == 4
+    assert number(policy, facts(*quiet)) < 4
+    assert number(policy, facts(*gap, *gap, *busy[1:])) is None
+
+
 def test_a_wake_goes_by_the_newest_observation() -> None:
     night = [seen(NOW - 10 * i, desired=0, ready=0, rate=0.0, replicas_reporting=0) for i in range(6, 0, -1)]
     first = seen(NOW, desired=0, ready=0, rate=6.0, replicas_reporting=0)
