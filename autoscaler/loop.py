@@ -40,9 +40,49 @@ class Counts:
     conflicts: int = 0
 
 
+# A second number that is not ours within the one time is left alone for the other: two who overwrite each other make
+# replicas come and go, and both numbers are then worse than either.
+AGAIN_SECONDS, YIELD_SECONDS = 3600, 600
+
+
+@dataclass(slots=True)
+class Writers:
+    """Watches the number that the target was asked for: somebody else may write it too.
+
+    His first number is put right, as a slip would be; after the next one he has the target for a while.
+    """
+
+    expected: int | None = None
+    replaced: int | None = None
+    stranger_at_seconds: int | None = None
+    yields_until_seconds: int = 0
+
+    def wrote(self, replicas: int, before: int) -> None:
+        """We asked for `replicas` where `before` was asked for."""
+        self.expected, self.replaced = replicas, before
+
+    def stranger(self, at_seconds: int, desired: int) -> bool:
+        """Whether somebody else wrote `desired` since the last look.  The turn after our write may still see the old one."""
+        old, self.replaced = self.replaced, None
+        if self.expected is not None and desired == old != self.expected:
+            return False
+        ours = self.expected is None or desired == self.expected
+        self.expected = desired
+        if ours:
+            return False
+        if self.stranger_at_seconds is not None and at_seconds - self.stranger_at_seconds <= AGAIN_SECONDS:
+            self.yields_until_seconds = at_seconds + YIELD_SECONDS
+        self.stranger_at_seconds = at_seconds
+        return True
+
+
 @dataclass(slots=True)
 class Loop:
-    """Decides for one pool for as long as it runs: its settings' interval gives the grid of instants."""
+    """Decides for one pool for as long as it runs: its settings' interval gives the grid of instants.
+
+    `owns_target`: nobody else is meant to write the number.  One who does is reported and not fought; where others scale
+    by our decisions (an HPA), it is False.
+    """
 
     autoscaler: Autoscaler
     memory: Memory
@@ -51,6 +91,8 @@ class Loop:
     clock: Clock
     log: StepLog | None = None
     counts: Counts = field(default_factory=Counts)
+    owns_target: bool = True
+    writers: Writers = field(default_factory=Writers)
 
     async def tick(self) -> Step | None:
         """One turn; None when the target's counts could not be read, which skips the turn."""
@@ -62,6 +104,7 @@ class Loop:
             self.counts.skipped_ticks += 1
             logger.warning("pool %s: turn skipped, the target cannot be read: %s", self.memory.pool, error)
             return None
+        self._look(at, replicas.desired)
         observation = await self._observe(at, replicas)
         last = self.memory.state.at_seconds
         if last is not None and observation.at_seconds < last:
@@ -99,13 +142,23 @@ class Loop:
             interval = self.autoscaler.settings.interval_seconds
             return Observation(pool=self.memory.pool, at_seconds=at, window_seconds=interval, replicas=replicas)
 
+    def _look(self, at: int, desired: int) -> None:
+        """Report a number that somebody else wrote."""
+        if not self.owns_target or not self.writers.stranger(at, desired):
+            return
+        self.counts.conflicts += 1
+        left = self.writers.yields_until_seconds - at
+        then = f"left alone for {left} s" if left > 0 else "put right if need be"
+        logger.warning("pool %s: somebody else asked for %d replicas: %s", self.memory.pool, desired, then)
+
     async def _act(self, step: Step) -> None:
-        wanted = step.decision.replicas
-        if wanted == step.observation.replicas.desired:
+        wanted, before = step.decision.replicas, step.observation.replicas.desired
+        if wanted == before or step.decision.at_seconds < self.writers.yields_until_seconds:
             return
         logger.info("%s", changed_line(step))
         try:
             await self.target.scale(wanted)
+            self.writers.wrote(wanted, before)
         except TargetConflict as error:
             self.counts.conflicts += 1
             logger.warning(

@@ -11,7 +11,7 @@ from plain_pools import plain_autoscaler
 
 from autoscaler.errors import TargetConflict, TargetError
 from autoscaler.log import StepLog, verify
-from autoscaler.loop import Loop, SystemClock
+from autoscaler.loop import Loop, SystemClock, Writers
 from autoscaler.testing import FakeClock, FakeSource, FakeTarget, observation
 from autoscaler.types import Observation, Replicas
 
@@ -99,6 +99,47 @@ def test_a_target_that_cannot_be_read_skips_the_turn() -> None:
     world.turn(3)
     assert world.loop.counts.skipped_ticks == 3
     assert world.loop.memory.state.at_seconds == 1_000_020
+
+
+def test_a_second_writer_is_reported_and_not_fought(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.rate = 32.0
+    world.turn(12)
+    assert world.target.desired == 4
+    before = len(world.target.scaled)
+    with caplog.at_level(logging.WARNING, logger="autoscaler"):
+        for _ in range(10):
+            world.target.desired = 2
+            world.turn(6)
+    assert [n for _, n in world.target.scaled[before:]] == [4]  # put right once
+    assert world.target.desired == 2
+    assert world.loop.counts.conflicts == 2
+    assert "somebody else asked for 2 replicas: put right if need be" in caplog.text
+    assert "left alone for 600 s" in caplog.text
+    world.turn(66)
+    assert world.target.desired == 4
+
+
+def test_a_target_that_shows_our_number_late_is_no_second_writer() -> None:
+    writers = Writers()
+    assert not writers.stranger(0, 1)
+    writers.wrote(4, before=1)
+    assert not writers.stranger(10, 1)  # not to be seen yet
+    assert not writers.stranger(20, 4)
+    writers.wrote(5, before=4)
+    assert not writers.stranger(30, 4)
+    assert writers.stranger(40, 4)  # put back
+    assert writers.yields_until_seconds == 0
+
+
+def test_where_others_scale_by_our_decisions_their_numbers_are_no_news() -> None:
+    world = World()
+    world.loop.owns_target = False
+    world.rate = 32.0
+    for desired in (1, 2, 3, 4, 1):
+        world.target.desired = desired
+        world.turn(2)
+    assert world.loop.counts.conflicts == 0
 
 
 def test_a_conflict_is_tried_again_next_turn(caplog: pytest.LogCaptureFixture) -> None:
