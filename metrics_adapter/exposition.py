@@ -169,6 +169,10 @@ class Exposition:
         known.counts = counts if counts is not None else known.counts
         known.refits = refits if refits is not None else known.refits
 
+    def view(self, pool: str, now_seconds: float) -> View:
+        """What the series of one pool read; KeyError if it was not added."""
+        return self._pools[pool].view(now_seconds, self.stale_after_seconds)
+
     def text(self, now_seconds: float) -> str:
         """The page: every series that has a sample, with its HELP and TYPE."""
         views = {name: pool.view(now_seconds, self.stale_after_seconds) for name, pool in sorted(self._pools.items())}
