@@ -1,8 +1,8 @@
 """Well-known forecasting models behind the Forecaster protocol: the backtest's peers, and slow models for a pool.
 
-Each model sees means over 10 minutes, is fitted anew once a day and is told every 10 minutes what came; its quantiles of the
-largest work inside a window are then corrected by how often outcomes have exceeded them, as ours are.  All of that happens
-in `refit`, off the path of decisions: `forecast` reads what the last `refit` wrote.
+Each model sees means over 10 minutes that end when it is asked, is fitted anew once a day, and is told at every `refit` what
+came; its quantiles of the largest work inside a window are then corrected by how often outcomes have exceeded them, as ours
+are.  All of that happens in `refit`, off the path of decisions: `forecast` reads what the last `refit` wrote.
 
     peer = adapter("auto_ets", windows=((180, 240), (0, 300)))
 
@@ -20,7 +20,8 @@ from typing import Protocol
 from autoscaler.errors import ForecastError
 from autoscaler.types import Forecast
 from autoscaler.units import significant
-from forecast.history import History
+from forecast.cells import mean_known
+from forecast.history import MINUTE, History
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 BIN, FIVE, DAY = 600, 300, 86_400  # seconds
@@ -28,7 +29,9 @@ DAY_BINS = DAY // BIN
 LEAST_WORK = 0.02  # Erlangs: what logarithms take for zero
 FIT_BINS = 14 * DAY_BINS  # a model is fitted on so much at most
 LEAST_BINS = 6  # known, before a model is fitted at all
-CATCH_UP = 2 * DAY_BINS  # bins that a late refit walks through: outcomes are kept in minutes for two days
+ISSUE = 660  # seconds between forecasts that a late refit makes up for; no multiple of BIN, so that every minute has its turn
+CATCH_UP = 2 * DAY  # seconds that a late refit walks through: outcomes are kept in minutes for two days
+SHARP = 6  # newest bins that are exact to the minute; those before are read off 5-min means
 STALE_SECONDS = 3_600  # older news are none
 GAIN, PRIOR_SPREAD = 0.03, 0.5  # of a quantile tracker: its step, and the spread of log residuals before any
 PRIOR_WEIGHT = 3.0  # outcomes that the prior spread is worth
@@ -39,14 +42,16 @@ _MEMO = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """What a model sees.  `bins`: logs of 10-min means without holes, the last one closed at `at_seconds`.
+    """What a model sees.  `bins`: logs of 10-min means without holes, the last one ends at `at_seconds`.
 
-    `filled`: how many of `bins` were not measured (they repeat the day before, else the last value).
+    `filled`: how many of `bins` were not measured (they repeat the day before, else the last value).  `measured`: whether
+    the last one was.
     """
 
     at_seconds: int
     bins: tuple[float, ...]
     filled: int
+    measured: bool
     history: History
 
 
@@ -98,18 +103,18 @@ class Offsets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """What the model said when bin number `bin` had closed: log quantiles per window, before their correction."""
+    """What the model said at an instant: log quantiles per window, before their correction."""
 
-    bin: int
+    at_seconds: int
     rows: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterBeliefs:
-    """What `refit` learned.  `bin`: the last one that it walked through; `fitted_bin`: the last one that parameters saw."""
+    """What `refit` learned by `at_seconds`; `fitted_at_seconds`: the end of what the parameters saw."""
 
-    bin: int | None = None
-    fitted_bin: int | None = None
+    at_seconds: int | None = None
+    fitted_at_seconds: int | None = None
     offsets: tuple[Offsets, ...] = ()
     issued: tuple[Issued, ...] = ()
 
@@ -143,7 +148,7 @@ class Adapter:
     ) -> Forecast | None:
         """What the last `refit` said of these windows, or of those most like them; None if that was over an hour ago."""
         last = beliefs.issued[-1] if beliefs.issued else None
-        if last is None or at_seconds - _end(history, last.bin) > STALE_SECONDS:
+        if last is None or at_seconds - last.at_seconds > STALE_SECONDS:
             return None
         rows = []
         for window in windows:
@@ -162,43 +167,49 @@ class Adapter:
         )
 
     def refit(self, history: History, beliefs: AdapterBeliefs) -> AdapterBeliefs:
-        """Walk through the bins that closed since the last call, as if it had been called after each of them."""
-        last = history.five_mean.stop // 2 - 1
-        first = max(history.five_mean.first // 2 + 1, last - CATCH_UP + 1)
-        if beliefs.bin is not None:
-            first = max(first, beliefs.bin + 1)
-        if history.at_seconds is None or first > last:
+        """Score what is over, and forecast from the end of the history; nothing within ten minutes of the last call.
+
+        After a long pause it walks through up to two days of it, as if it had been called every `ISSUE` seconds.
+        """
+        now, last = history.at_seconds, beliefs.at_seconds
+        if now is None or history.minute.stop <= history.minute.first:
             return beliefs
-        for number in range(first, last + 1):
-            beliefs = self._walked(history, _scored(history, beliefs, self.windows, number), number)
+        now = history.minute.stop * MINUTE + history.phase_seconds  # the end of the last whole minute
+        since = max(history.minute.first * MINUTE + history.phase_seconds, now - CATCH_UP)
+        since = since if last is None else max(since, last)
+        steps = (now - since - BIN) // ISSUE if now - since >= BIN else -1
+        for k in range(steps, -1, -1):
+            at = now - k * ISSUE
+            beliefs = self._walked(history, _scored(history, beliefs, self.windows, at), at)
         return beliefs
 
-    def _walked(self, history: History, beliefs: AdapterBeliefs, number: int) -> AdapterBeliefs:
-        """After bin `number`: a model fitted if it is time, and one forecast more, unless the bin was not measured."""
-        beliefs = replace(beliefs, bin=number)
-        past = _past(history, number)
-        if past is None or history.five_mean.between(2 * number, 2 * number + 2)[-1:] in ((), (None,)):
+    def _walked(self, history: History, beliefs: AdapterBeliefs, at_seconds: int) -> AdapterBeliefs:
+        """At that instant: a model fitted if it is time, and one forecast more, unless the last bin was not measured."""
+        beliefs = replace(beliefs, at_seconds=at_seconds)
+        past = _past(history, at_seconds)
+        if past is None or not past.measured:
             return beliefs
         known = len(past.bins) - past.filled
         if known < LEAST_BINS:
             return beliefs
-        fitted_bin = beliefs.fitted_bin
-        if fitted_bin is None or number - fitted_bin >= min(DAY_BINS, max(LEAST_BINS, known // 2)):
-            fitted_bin = number
-        fitted = self._fitted(history, fitted_bin)
+        fitted_at = beliefs.fitted_at_seconds
+        if fitted_at is None or at_seconds - fitted_at >= BIN * min(DAY_BINS, max(LEAST_BINS, known // 2)):
+            fitted_at = at_seconds
+        beliefs = replace(beliefs, fitted_at_seconds=fitted_at)
+        fitted = self._fitted(history, fitted_at)
         if fitted is None:
-            return replace(beliefs, fitted_bin=fitted_bin)
+            return beliefs
         rows = tuple(tuple(significant(v) for v in row) for row in fitted.quantiles(past, self.windows))
         if not all(math.isfinite(v) for row in rows for v in row):
-            return replace(beliefs, fitted_bin=fitted_bin)
-        return replace(beliefs, fitted_bin=fitted_bin, issued=(*beliefs.issued, Issued(bin=number, rows=rows)))
+            return beliefs
+        return replace(beliefs, issued=(*beliefs.issued, Issued(at_seconds=at_seconds, rows=rows)))
 
-    def _fitted(self, history: History, number: int) -> Fitted | None:
-        """The model fitted on what was known when bin `number` closed; None where it cannot be."""
-        past = _past(history, number)
+    def _fitted(self, history: History, at_seconds: int) -> Fitted | None:
+        """The model fitted on what was known at that instant; None where it cannot be."""
+        past = _past(history, at_seconds)
         if past is None:
             return None
-        key = (number, hash(past.bins))
+        key = (at_seconds, hash(past.bins))
         if key not in self._memo:
             while len(self._memo) >= _MEMO:
                 del self._memo[next(iter(self._memo))]
@@ -211,25 +222,19 @@ class Adapter:
         return self._memo[key]
 
 
-def _end(history: History, number: int) -> int:
-    """When bin `number` closed."""
-    return (number + 1) * BIN + history.phase_seconds
-
-
 def _distance(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     """How unlike two windows are: first by length, then by start."""
     return abs((a[1] - a[0]) - (b[1] - b[0])), abs(a[0] - b[0])
 
 
 def _scored(
-    history: History, beliefs: AdapterBeliefs, windows: tuple[tuple[int, int], ...], number: int
+    history: History, beliefs: AdapterBeliefs, windows: tuple[tuple[int, int], ...], now: int
 ) -> AdapterBeliefs:
-    """The offsets after every window that is over once bin `number` has closed; what is over for all windows is dropped."""
-    now = _end(history, number)
-    before = None if beliefs.bin is None else _end(history, beliefs.bin)
+    """The offsets after every window that is over by `now`; what is over for all windows is dropped."""
+    before = beliefs.at_seconds
     offsets = list(beliefs.offsets)
     for one in beliefs.issued:
-        at = _end(history, one.bin)
+        at = one.at_seconds
         for i, (start, end) in enumerate(windows):
             if at + end > now or (before is not None and at + end <= before):
                 continue
@@ -237,15 +242,19 @@ def _scored(
             if outcome is not None:
                 offsets[i] = offsets[i].scored(one.rows[i], math.log(max(outcome, LEAST_WORK)))
     longest = max(end for _, end in windows)
-    kept = tuple(one for one in beliefs.issued if _end(history, one.bin) + longest > now)
+    kept = tuple(one for one in beliefs.issued if one.at_seconds + longest > now)
     return replace(beliefs, offsets=tuple(offsets), issued=kept)
 
 
-def _past(history: History, number: int) -> Past | None:
-    """What was known when bin `number` had closed; None if nothing was."""
-    first = max(-(-history.five_mean.first // 2), number - FIT_BINS + 1)
-    fives = history.five_mean.between(2 * first, 2 * number + 2)
-    means = [_pair(a, b) for a, b in zip(fives[::2], fives[1::2], strict=False)]
+def _past(history: History, at_seconds: int) -> Past | None:
+    """What was known at an instant on a whole minute of the history; None if nothing was."""
+    stop, per_bin = history.cell(at_seconds, MINUTE), BIN // MINUTE
+    minutes = history.minute.between(stop - SHARP * per_bin, stop)
+    if not minutes:
+        return None
+    minutes = (None,) * (SHARP * per_bin - len(minutes)) + minutes
+    newest = [mean_known(minutes[i : i + per_bin], 0.5) for i in range(0, len(minutes), per_bin)]
+    means = [*_long_ago(history, stop - SHARP * per_bin), *newest]
     start = next((i for i, v in enumerate(means) if v is not None), None)
     if start is None:
         return None
@@ -257,12 +266,23 @@ def _past(history: History, number: int) -> Past | None:
             continue
         holes += 1
         logs.append(logs[-DAY_BINS] if len(logs) >= DAY_BINS else logs[-1])
-    return Past(at_seconds=_end(history, number), bins=tuple(logs), filled=holes, history=history)
+    return Past(at_seconds=at_seconds, bins=tuple(logs), filled=holes, measured=newest[-1] is not None, history=history)
 
 
-def _pair(a: float | None, b: float | None) -> float | None:
-    known = [v for v in (a, b) if v is not None]
-    return sum(known) / len(known) if known else None
+def _long_ago(history: History, stop: int) -> list[float | None]:
+    """10-min means up to minute number `stop`, off 5-min means: of those that a bin cuts, the share inside counts."""
+    cells, (last, minutes) = history.five_mean, divmod(stop, FIVE // MINUTE)
+    share = minutes * MINUTE / FIVE
+    count = max(0, min(FIT_BINS - SHARP, (last - cells.first) // 2))
+    values = cells.between(last - 2 * count, last + 1)
+    return [_weighted(values[i : i + 3], (1.0 - share, 1.0, share)) for i in range(0, 2 * count, 2)]
+
+
+def _weighted(values: Sequence[float | None], weights: tuple[float, ...]) -> float | None:
+    """Weighted mean of the known values; None if they have less than half of the weight."""
+    known = [(w, v) for w, v in zip(weights, values, strict=False) if v is not None and w > 0.0]
+    total = sum([w for w, _ in known])
+    return sum([w * v for w, v in known]) / total if 2.0 * total >= sum(weights) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ def _features(bins: Floats, at: Any, at_seconds: int, size: int, window: tuple[i
         out: Floats = np.where(at - steps >= 0, bins[np.maximum(at - steps, 0)] - base, 0.0)
         return out
 
-    angle = 2.0 * np.pi * ((at_seconds // BIN - size + 1 + at) % DAY_BINS) / DAY_BINS
+    angle = 2.0 * np.pi * ((at_seconds / BIN - size + 1 + at) % DAY_BINS) / DAY_BINS
     columns = [base, *(lagged(k) for k in LAGS), *(lagged(DAY_BINS - k) for k in (0, 1, 2)), lagged(7 * DAY_BINS - 1)]
     columns += [np.sin(angle), np.cos(angle), np.full(base.size, window[0]), np.full(base.size, window[1])]
     return np.column_stack(columns)

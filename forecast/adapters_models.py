@@ -145,27 +145,31 @@ class Mstl:
 
         bins = np.asarray(past.bins)
         season = np.zeros(DAY_BINS)
-        phase = past.at_seconds // BIN
+        fitted_at = past.at_seconds
         if bins.size >= _SEASON_FROM:
             with quiet():
                 parts = mstl(bins, [DAY_BINS])
             column = next(c for c in parts.columns if str(c).startswith("seasonal"))
-            season[(np.arange(-DAY_BINS, 0) + phase) % DAY_BINS] = np.asarray(parts[column])[-DAY_BINS:]
+            season = np.asarray(parts[column])[-DAY_BINS:]
         with quiet():
-            level = AutoETS(season_length=1, model="ZZN").fit(bins - _of(season, past.at_seconds, bins.size))
+            level = AutoETS(season_length=1, model="ZZN").fit(bins - in_season(season, np.arange(-bins.size, 0)))
 
         def mean(seen: Past, horizon: int) -> Floats:
-            values = recent(seen)
+            values, since = recent(seen), (seen.at_seconds - fitted_at) / BIN
             with quiet():
-                ahead = level.forward(values - _of(season, seen.at_seconds, values.size), h=horizon)["mean"]
-            return np.asarray(ahead) + season[(np.arange(horizon) + seen.at_seconds // BIN) % DAY_BINS]
+                rest = values - in_season(season, since + np.arange(-values.size, 0))
+                ahead = level.forward(rest, h=horizon)["mean"]
+            out: Floats = np.asarray(ahead) + in_season(season, since + np.arange(horizon))
+            return out
 
         return PathModel(mean, float(np.nanstd(level.model_["residuals"])), constant(float(level.model_["par"][0])))
 
 
-def _of(season: Floats, at_seconds: int, count: int) -> Floats:
-    """The season of the `count` bins that end at `at_seconds`."""
-    out: Floats = season[(np.arange(-count, 0) + at_seconds // BIN) % DAY_BINS]
+def in_season(season: Floats, places: Any) -> Floats:
+    """The season at bins counted from the fit, whose day `season` is: `-1` is its last bin, in between it is a line."""
+    whole = np.floor(places).astype(np.int64)
+    part: Floats = places - whole
+    out: Floats = (1.0 - part) * season[whole % DAY_BINS] + part * season[(whole + 1) % DAY_BINS]
     return out
 
 
@@ -192,8 +196,7 @@ class Ets:
         gamma, phi = float(named.get("smoothing_seasonal", 0.0)), float(named["damping_trend"])
         season0 = np.zeros(DAY_BINS)
         if seasonal:
-            states = np.asarray(found.season)[-DAY_BINS:]
-            season0[(np.arange(-DAY_BINS, 0) + past.at_seconds // BIN) % DAY_BINS] = states
+            season0 = np.asarray(found.season)[-DAY_BINS:]
         last = (float(np.asarray(found.level)[-1]), float(np.asarray(found.slope)[-1]))
         fitted_at = past.at_seconds
 
@@ -201,14 +204,16 @@ class Ets:
             level, slope = last
             season = season0.copy()
             fresh = min(max(0, (seen.at_seconds - fitted_at) // BIN), len(seen.bins))
-            base = seen.at_seconds // BIN
-            for i, value in enumerate(seen.bins[len(seen.bins) - fresh :]):
-                slot = (base - fresh + i) % DAY_BINS
-                error = value - (level + phi * slope + season[slot])
+            since = (seen.at_seconds - fitted_at) / BIN
+            places = since + np.arange(-fresh, 0)
+            for value, place, known in zip(
+                seen.bins[len(seen.bins) - fresh :], places, in_season(season0, places), strict=True
+            ):
+                error = value - (level + phi * slope + known)
                 level, slope = level + phi * slope + alpha * error, phi * slope + beta * error
-                season[slot] += gamma * error
+                season[round(place) % DAY_BINS] += gamma * error
             damped = np.cumsum(phi ** np.arange(1, horizon + 1))
-            out: Floats = level + damped * slope + season[(base + np.arange(horizon)) % DAY_BINS]
+            out: Floats = level + damped * slope + in_season(season, since + np.arange(horizon))
             return out
 
         def response(horizon: int) -> Floats:
@@ -233,7 +238,7 @@ class Sarimax:
 
         bins = np.asarray(past.bins)
         waves = 3 if bins.size >= _SEASON_FROM else 0
-        matrix = _harmonics(past.at_seconds // BIN - bins.size + np.arange(bins.size), waves)
+        matrix = _harmonics(past.at_seconds / BIN - bins.size + np.arange(bins.size), waves)
         beta = np.linalg.lstsq(matrix, bins, rcond=None)[0]
         rest = bins - matrix @ beta
         with quiet():
@@ -242,7 +247,7 @@ class Sarimax:
 
         def mean(seen: Past, horizon: int) -> Floats:
             values = recent(seen)
-            number = seen.at_seconds // BIN
+            number = seen.at_seconds / BIN
             left = (values - _harmonics(number - values.size + np.arange(values.size), waves) @ beta).tolist()
             error = 0.0
             for before, last, now in zip(left, left[1:], left[2:], strict=False):
@@ -303,9 +308,9 @@ class ProphetModel:
         fitted_at = past.at_seconds
 
         def mean(seen: Past, horizon: int) -> Floats:
-            first = max(0, (seen.at_seconds - fitted_at) // BIN)
-            out = path[first : first + horizon]
-            return np.concatenate([out, np.full(horizon - out.size, path[-1])])
+            places = max(0.0, (seen.at_seconds - fitted_at) / BIN) + np.arange(horizon)
+            out: Floats = np.interp(places, np.arange(path.size), path)
+            return out
 
         return PathModel(mean, spread, constant(0.0))
 

@@ -16,7 +16,7 @@ import numpy as np
 from autoscaler.embed import Pool, autoscaler_for, windows_for
 from autoscaler.ports import Forecaster
 from autoscaler.types import Observation
-from load_tests.backtest_run import ORIGIN_SECONDS, OURS, forecaster_of
+from load_tests.backtest_run import OURS, REFIT_SECONDS, forecaster_of
 from load_tests.campaign import Prepared, prepare
 from load_tests.contestants import Answer, Moment, PoolContestant
 from load_tests.policy_bench_cases import case_of
@@ -51,7 +51,7 @@ class Refitted(PoolContestant):
 
     def decide(self, at_seconds: float, moment: Moment) -> Answer:
         """Refit if it is time, observe and step."""
-        if at_seconds % ORIGIN_SECONDS < self.interval_seconds:
+        if at_seconds % REFIT_SECONDS < self.interval_seconds:
             self.pool.refit()
         return super().decide(at_seconds, moment)
 

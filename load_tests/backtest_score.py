@@ -79,7 +79,7 @@ class Groups:
 def groups_of(series: WorkSeries) -> Groups:
     """Bursts, the hours after shifts, and the local hour."""
     rows = origins(series)
-    ten = ORIGIN_SECONDS // MINUTE
+    ten = 600 // MINUTE
 
     def mean(first: int, last: int) -> Floats:
         index = rows[:, None] + np.arange(first, last)
@@ -97,7 +97,7 @@ def groups_of(series: WorkSeries) -> Groups:
     with np.errstate(invalid="ignore", divide="ignore"):
         moved = np.abs(np.log(np.maximum(now, 0.5) / np.maximum(before, 0.5))) > np.log(_SHIFT)
     shift = np.zeros(rows.size, dtype=bool)
-    for k in range(6):  # the origins of the hour after one
+    for k in range(3600 // ORIGIN_SECONDS + 1):  # the origins of the hour after one
         shift[k:] |= moved[: rows.size - k]
     zone = ZoneInfo(series.time_zone)
     hour = [datetime.fromtimestamp(series.start_at_seconds + int(m) * MINUTE, zone).hour for m in rows]

@@ -47,7 +47,8 @@ def test_outcomes_are_the_largest_minute_of_each_window() -> None:
     series = series_of(work, 100)
     at = origins(series)
     assert (at >= 100).all()
-    assert (np.diff(at) == 10).all()
+    assert (np.diff(at) == 11).all()  # every minute of a ten-minute grid has its turn
+    assert len(set(at % 10)) == min(10, at.size)
     found = outcomes(series, [(0, 60), (60, 120), (0, 300), (10, 70)])
     assert found[:, 0].tolist() == at.tolist()
     assert found[:, 1].tolist() == (at + 1).tolist()
@@ -140,9 +141,8 @@ def test_bursts_and_shifts_are_known_at_the_origin() -> None:
     work[jump:] = 40.0
     series = series_of(work, DAY_MINUTES)
     found, at = groups_of(series), origins(series)
-    assert found.burst.sum() == 1
-    first = at[found.burst.argmax()]
-    assert jump < first <= jump + 10
+    assert 1 <= found.burst.sum() <= 2
+    assert ((jump < at[found.burst]) & (at[found.burst] < jump + 20)).all()
     assert found.shift[at <= jump].sum() == 0
     assert 6 <= found.shift.sum() <= 12
     assert found.hour[0] == (series.start_at_seconds // 3600 + int(at[0]) // 60) % 24
