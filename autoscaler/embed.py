@@ -20,7 +20,7 @@ from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.record import encode_memory, parse_line
 from autoscaler.schema import build
 from autoscaler.settings import PoolSettings
-from autoscaler.step import Autoscaler, forecast_windows
+from autoscaler.step import Autoscaler, forecast_windows, step_group
 from autoscaler.types import Decision, Lengths, Memory, Observation, Step
 from forecast.seasonal import Seasonal
 from serving.capacity_learned import LearnedCapacity
@@ -98,6 +98,14 @@ class Pool:
         """Decide on what is seen now.  The same instant again gives the same Decision."""
         step, self.memory = self.autoscaler.step(self.memory, observation)
         return step.decision
+
+    @staticmethod
+    def step_together(pools: Sequence[Pool], observations: Sequence[Observation]) -> list[Decision]:
+        """Decide for pools that share a ratio or a quota, in one call: an Observation each, in the order of `pools`."""
+        made = step_group([p.autoscaler for p in pools], [p.memory for p in pools], observations)
+        for pool, (_, memory) in zip(pools, made, strict=True):
+            pool.memory = memory
+        return [step.decision for step, _ in made]
 
     def refit(self) -> None:
         """Better beliefs from what was seen; slow, so call it every 10 to 60 minutes, off the path of decisions."""

@@ -1,7 +1,7 @@
 """Limits say how fast and how far we may go.  Each only narrows, and leaves a Reason where it changed the number.
 
-Order: keep, unknown, tolerance, stabilization, rate (in replicas that carry), sick, spare, bounds, observer (in all that are
-asked for).  Bounds come after ignorance and beat it: a maximum that a person wrote holds even during an outage.
+Order: keep, unknown, tolerance, stabilization, rate, ratio (in replicas that carry), sick, spare, bounds, observer (in all
+that are asked for).  Bounds come after ignorance and beat it: a maximum that a person wrote holds even during an outage.
 """
 
 from __future__ import annotations

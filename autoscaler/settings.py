@@ -68,6 +68,28 @@ class ScheduleEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RatioSettings:
+    """So many replicas of this pool for each of another's; the larger side wins, and both are ordered in one tick."""
+
+    to: str = setting(doc="Name of the other pool, decided in the same call (prefill and decode).")
+    replicas_per_replica: float = setting(
+        doc="Replicas of this pool per replica of the other: 0.5 is one prefill for two decode replicas.",
+        above=0,
+        high=1000,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaSettings:
+    """GPUs that this pool shares with others: when they do not suffice, new replicas are split by need."""
+
+    name: str = setting(doc="Name of the quota; pools that name the same one share it.")
+    gpus: float | None = setting(
+        None, "GPUs in it; None believes the platform's count of spare replicas alone.", above=0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How few, how many, how fast.  Limits only narrow what policies recommend."""
 
@@ -82,6 +104,10 @@ class Limits:
     scale_up: Rate = setting(factory=Rate, doc="Limits of the way up; none by default: late capacity breaks the SLO.")
     scale_down: Rate = setting(factory=Rate, doc="Limits of the way down; none by default: the keep window does this.")
     schedule: tuple[ScheduleEntry, ...] = setting((), "Bounds by time of day.")
+    ratio: RatioSettings | None = setting(None, "Ratio to another pool that is decided with this one; None, off.")
+    quota: QuotaSettings | None = setting(
+        None, "GPU quota shared with other pools; None: what is spare is this pool's."
+    )
 
     def __post_init__(self) -> None:
         if self.max_replicas < self.min_replicas:
@@ -268,6 +294,11 @@ class PoolSettings:
 
     name: str = setting(doc="Name of the pool: the `pool` of its Observations.")
     slo: Slo = setting(factory=Slo, doc="The promise to hold.")
+    role: Literal["all", "prefill", "decode"] = setting(
+        "all",
+        "What its replicas do: all of a request; prefill, the prompt and its first token; decode, the other tokens. Only"
+        " that part of a request is their work.",
+    )
     strategy: Literal["observer", "reactive", "predictive", "auto"] = setting(
         "auto",
         "observer acts on nothing and says what auto would do; reactive follows what arrives; predictive also follows"

@@ -89,6 +89,9 @@ _PROSE: dict[str, Callable[[Inputs], str]] = {
     "stabilization": lambda i: f"recommendations of the last {duration(float(i['window_seconds']))} do not all agree",
     "rate": lambda i: f"the rate limit of {duration(float(i['period_seconds']))} allows no more",
     "sick": _sick,
+    "ratio": lambda i: (
+        f"pool {i['pool']} has {number(i['replicas'])}, and {number(i['replicas_per_replica'])} are wanted here for each there"
+    ),
     "spare": lambda i: f"the platform has {number(i['spare_replicas'])} to spare",
     "bounds": lambda i: f"bounds are {number(i['min_replicas'])} to {number(i['max_replicas'])}",
     "observer": lambda i: f"observing only: {number(i['would_be'])} would have been asked for",
