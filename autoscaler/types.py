@@ -15,6 +15,9 @@ from itertools import pairwise
 from autoscaler.errors import ConfigError
 from autoscaler.units import replicas_for
 
+# Above this share of failed and rejected requests, what arrives depends on what was answered.
+CLOSED_LOOP_FRACTION = 0.05
+
 
 def _finite(owner: str, low: float = 0.0, high: float = math.inf, **fields: float | None) -> None:
     """Refuse NaN, infinity and values outside [low, high]; None passes."""
@@ -157,6 +160,12 @@ class Demand:
             finished_requests=self.finished_requests, rejected_requests=self.rejected_requests,
             failed_requests=self.failed_requests, arrival_gap_cv=self.arrival_gap_cv,
         )  # fmt: skip
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether so many requests fail or are refused that their clients' retries are part of the demand."""
+        lost = (self.failed_requests or 0.0) + (self.rejected_requests or 0.0)
+        return lost > CLOSED_LOOP_FRACTION * (self.requests or 0.0)
 
     @classmethod
     def from_rates(
@@ -437,14 +446,16 @@ class State:
 class Step:
     """One turn of the loop: facts, beliefs, choice.  One Step is one log line.
 
-    `work`: replica-seconds of work per second that arrived since the last Observation.  `proposals`: what every policy
-    with an opinion recommended, binding or not.
+    `work`: replica-seconds of work per second that arrived since the last Observation.  `closed_loop`: much of it failed, so
+    that what arrives depends on what was answered.  `proposals`: what every policy with an opinion recommended, binding
+    or not.
     """
 
     observation: Observation
     forecast: Forecast | None = None
     capacity: Capacity | None = None
     work: float | None = None
+    closed_loop: bool = False
     proposals: tuple[Reason, ...] = ()
     state: State
     decision: Decision

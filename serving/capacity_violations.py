@@ -32,7 +32,6 @@ UNSTEADY = 1.25  # ratio of the load smoothed over the one time and the other, e
 OVERLOAD = 1.15  # of the believed capacity: beyond, queues grow and no steady state is measured
 LEAST_BOUND = 0.6  # of a limit: a bucket's bound below says little of it
 NEAR = 0.8  # of the feasible load, where the slope is read
-MOST_FAILED = 0.05  # of requests: retries follow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +133,7 @@ def steady(gain: Gain, now: Observation) -> bool:
         return False
     if load is not None and load.replicas_reporting not in (None, now.replicas.ready):
         return False
-    if demand is None:
-        return False
-    lost = (demand.failed_requests or 0.0) + (demand.rejected_requests or 0.0)
-    return lost <= MOST_FAILED * (demand.requests or 0.0)
+    return demand is not None and not demand.closed_loop
 
 
 def corrected(gain: Gain, now: Observation, bounds: tuple[float, float], expected: Curve, feasible: float) -> Gain:

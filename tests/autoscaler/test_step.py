@@ -238,3 +238,18 @@ def test_a_dead_or_mad_forecaster_leaves_the_reactive_decision() -> None:
         assert pool.step(observation("p", 10, requests_per_second=32)).replicas == 4
         assert pool.last_step is not None
         assert pool.last_step.forecast is None
+
+
+def test_demand_of_which_much_fails_is_marked() -> None:
+    pool = plain_pool()
+    fine = observation("p", 1_000_000, requests_per_second=10)
+    assert fine.demand is not None
+    few = replace(fine, demand=replace(fine.demand, failed_requests=3.0, rejected_requests=2.0))
+    many = replace(few, at_seconds=1_000_010, demand=replace(fine.demand, failed_requests=3.0, rejected_requests=2.1))
+    marks = []
+    for seen in (few, many):
+        pool.step(seen)
+        assert pool.last_step is not None
+        marks.append(pool.last_step.closed_loop)
+        assert ('"closed_loop":true' in pool.last_step.to_json()) == marks[-1]
+    assert marks == [False, True]
