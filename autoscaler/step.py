@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from autoscaler import limits as bound
+from autoscaler.coupling import Member, ratio, spares
 from autoscaler.errors import ConfigError, ForecastError
 from autoscaler.facts import Facts, work_in
 from autoscaler.health import healthy, overdue_at, replaced
@@ -18,7 +19,7 @@ from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.settings import PoolSettings
-from autoscaler.types import Beliefs, Capacity, Decision, Forecast, Memory, Observation, Reason, State, Step
+from autoscaler.types import Beliefs, Capacity, Decision, Forecast, Lengths, Memory, Observation, Reason, State, Step
 
 # Below this share of ready replicas that report, their sums say nothing.
 LEAST_REPORTING_FRACTION = 0.5
@@ -75,23 +76,43 @@ class Autoscaler:
 
     def step(self, memory: Memory, observation: Observation) -> tuple[Step, Memory]:
         """Decide.  The instant of the last Step again gives the last Step; an earlier one is an error."""
-        if memory.last_step is not None and memory.last_step.observation.at_seconds == observation.at_seconds:
-            return memory.last_step, memory
+        return step_group((self,), (memory,), (observation,))[0]
+
+    def begin(self, memory: Memory, observation: Observation) -> Turn:
+        """The step as far as this pool is alone: what it would have in replicas that carry."""
         self._check(memory, observation)
         learned, facts, work = self._learn(memory, observation)
         proposals = tuple(r for r in (self._recommend(p, facts) for p in self.policies) if r is not None)
-        decision, state = self._decide(facts, proposals)
+        state, reasons = self._wanted(facts, proposals)
+        return Turn(
+            autoscaler=self, learned=learned, facts=facts, work=work, proposals=proposals, state=state, reasons=reasons
+        )
+
+    def sized(self, turn: Turn) -> Turn:
+        """The turn in replicas to ask for: one more for each that carries nothing."""
+        return turn.then(bound.sick(self.settings.limits, turn.facts, turn.wanted)[1])
+
+    def end(self, turn: Turn, spare_replicas: int | None) -> tuple[Step, Memory]:
+        """The Step: what is left of the number when no more than `spare_replicas` can be had, inside the bounds."""
+        s, facts, observation = self.settings, turn.facts, turn.facts.observation
+        at, desired = observation.at_seconds, observation.replicas.desired
+        turn = turn.then(bound.spare(spare_replicas, desired, turn.wanted)[1])
+        turn = turn.then(bound.bounds(s.limits, at, turn.wanted)[1])
+        turn = turn.then(bound.observer(s.strategy, desired, turn.wanted)[1])
+        extra = replaced(turn.reasons)
+        scaled = bound.remember_change(s.limits, facts.state, at, facts.current, turn.wanted - extra)
+        state = replace(turn.state, scaled=scaled, desired=turn.wanted, replaced=extra)
         step = Step(
             observation=observation,
             forecast=facts.forecast,
             capacity=facts.capacity,
-            work=work,
+            work=turn.work,
             closed_loop=observation.demand is not None and observation.demand.closed_loop,
-            proposals=proposals,
+            proposals=turn.proposals,
             state=state,
-            decision=decision,
+            decision=Decision(pool=s.name, at_seconds=at, replicas=turn.wanted, reasons=turn.reasons),
         )
-        return step, replace(learned, state=state, last_step=step)
+        return step, replace(turn.learned, state=state, last_step=step)
 
     def refit(self, memory: Memory) -> Beliefs:
         """Better beliefs, slowly and purely; `adopt` merges them into the Memory of the moment."""
@@ -126,8 +147,10 @@ class Autoscaler:
         missing = unknown_groups(self.settings, memory.state, observation)
         state = with_lengths(_with_seen(memory.state, observation), observation, memory.recent)
         current = observation.replicas.desired
-        lengths = lengths_of(state)
-        capacity = self.capacity_model.capacity(memory.beliefs.capacity, lengths, max(1, current))
+        lengths = of_role(lengths_of(state), self.settings.role)
+        capacity = part_of(
+            self.capacity_model.capacity(memory.beliefs.capacity, lengths, max(1, current)), self.settings.role
+        )
         amount = None if "demand" in missing else work_in(observation, capacity, state)
         work = None if amount is None else amount / observation.window_seconds
         history = self.forecaster.observe(memory.history, at, observation.window_seconds, work)
@@ -170,11 +193,11 @@ class Autoscaler:
             return answer
         return Reason(rule=f"policy:{type(policy).__name__}", before=facts.current, after=answer)
 
-    def _decide(self, facts: Facts, proposals: tuple[Reason, ...]) -> tuple[Decision, State]:
+    def _wanted(self, facts: Facts, proposals: tuple[Reason, ...]) -> tuple[State, tuple[Reason, ...]]:
+        """(state, reasons): the largest proposal, and the limits on how fast, in replicas that carry."""
         s, at, current = self.settings, facts.observation.at_seconds, facts.current
         desired = facts.observation.replicas.desired
-        capacity = facts.capacity
-        keep_seconds = keep_window(s, capacity)
+        keep_seconds = keep_window(s, facts.capacity)
         best = max(proposals, key=lambda r: r.after, default=None)
         if best is None:
             best = Reason(rule="hold", before=current, after=current)
@@ -187,19 +210,55 @@ class Autoscaler:
             lambda n: bound.tolerance(s.limits, current, n),
             lambda n: bound.stabilization(s.limits, state, at, current, n),
             lambda n: bound.rate(s.limits, state, at, current, n),
-            lambda n: bound.sick(s.limits, facts, n),
-            lambda n: bound.spare(facts.observation.spare_replicas, desired, n),
-            lambda n: bound.bounds(s.limits, at, n),
-            lambda n: bound.observer(s.strategy, desired, n),
         )
         for stage in stages:
             wanted, reason = stage(wanted)
             if reason is not None:
                 reasons.append(reason)
-        extra = replaced(reasons)
-        scaled = bound.remember_change(s.limits, facts.state, at, current, wanted - extra)
-        state = replace(state, scaled=scaled, desired=wanted, replaced=extra)
-        return Decision(pool=s.name, at_seconds=at, replicas=wanted, reasons=tuple(reasons)), state
+        return state, tuple(reasons)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One pool in the middle of its step."""
+
+    autoscaler: Autoscaler
+    learned: Memory
+    facts: Facts
+    work: float | None
+    proposals: tuple[Reason, ...]
+    state: State
+    reasons: tuple[Reason, ...]
+
+    @property
+    def wanted(self) -> int:
+        """The number that it has come to."""
+        return self.reasons[-1].after
+
+    def then(self, reason: Reason | None) -> Turn:
+        """The turn after a stage, which changed the number if it has a Reason."""
+        return self if reason is None else replace(self, reasons=(*self.reasons, reason))
+
+    @property
+    def member(self) -> Member:
+        """What pools that share something see of it: it asks for no more than its maximum."""
+        settings, observation = self.autoscaler.settings, self.facts.observation
+        if settings.limits.quota is None and settings.limits.ratio is None:
+            return Member(settings=settings, observation=observation, wanted=self.wanted)
+        most = bound.bounds_at(settings.limits, observation.at_seconds)[1]
+        return Member(settings=settings, observation=observation, wanted=min(self.wanted, most))
+
+
+def of_role(lengths: Lengths, role: str) -> Lengths:
+    """What replicas of a role see of a request: a prefill pool makes one token of the answer."""
+    return replace(lengths, mean_output_tokens=1.0, output_cv=0.0) if role == "prefill" else lengths
+
+
+def part_of(capacity: Capacity, role: str) -> Capacity:
+    """Capacity that counts only a role's part of a request as work: the prompt, or the answer."""
+    if role == "prefill":
+        return replace(capacity, seconds_per_output_token=0.0)
+    return replace(capacity, seconds_per_prompt_token=0.0) if role == "decode" else capacity
 
 
 def keep_window(settings: PoolSettings, capacity: Capacity | None) -> int:
@@ -218,12 +277,26 @@ def forecast_windows(settings: PoolSettings, capacity: Capacity) -> tuple[tuple[
 def step_group(
     autoscalers: Sequence[Autoscaler], memories: Sequence[Memory], observations: Sequence[Observation]
 ) -> list[tuple[Step, Memory]]:
-    """Decide for pools that share something (prefill and decode, a quota), in one call; a single step is the group of one.
+    """Decide for pools that share something (a ratio, a quota) in one call; a single step is the group of one.
 
-    Today each pool decides for itself; what couples them comes between their recommendations and their limits.
+    A pool whose last Step was at the same instant keeps it.
     """
-    together = zip(autoscalers, memories, observations, strict=True)
-    return [autoscaler.step(memory, observation) for autoscaler, memory, observation in together]
+    done: dict[int, tuple[Step, Memory]] = {}
+    turns: dict[int, Turn] = {}
+    for i, (autoscaler, memory, observation) in enumerate(zip(autoscalers, memories, observations, strict=True)):
+        last = memory.last_step
+        if last is not None and last.observation.at_seconds == observation.at_seconds:
+            done[i] = last, memory
+        else:
+            turns[i] = autoscaler.begin(memory, observation)
+    coupled = ratio([turn.member for turn in turns.values()]) if len(turns) > 1 else [None] * len(turns)
+    for (i, turn), reason in zip(list(turns.items()), coupled, strict=True):
+        raised = reason is not None and reason.after > turn.wanted
+        turns[i] = turn.autoscaler.sized(turn.then(reason if raised else None))
+    shares = spares([turn.member for turn in turns.values()])
+    for (i, turn), share in zip(turns.items(), shares, strict=True):
+        done[i] = turn.autoscaler.end(turn, share)
+    return [done[i] for i in range(len(done))]
 
 
 def unknown_groups(settings: PoolSettings, state: State, observation: Observation) -> tuple[str, ...]:
