@@ -35,6 +35,11 @@ def scaled_object_of(settings: TargetSettings) -> tuple[Kind, str]:
     return kinds[settings.kind], settings.name
 
 
+def object_kind(kind: Kind) -> str:
+    """How an HPA names it."""
+    return {STATEFUL_SET: "StatefulSet", LEADER_WORKER_SET: "LeaderWorkerSet"}.get(kind, "Deployment")
+
+
 class KubernetesTarget:
     """One object with a scale.  `now`: Unix seconds.  `startup`: what is believed of starts, for when they should end.
 
@@ -87,9 +92,8 @@ class KubernetesTarget:
 
     async def other_scalers(self) -> list[str]:
         """Who else scales this object, as kind/name: for refusing to be the second writer."""
-        kinds = {"deployments": "Deployment", "statefulsets": "StatefulSet", "leaderworkersets": "LeaderWorkerSet"}
         try:
-            return await self._cluster.scalers_of(kinds[self.kind.plural], self.settings.namespace, self.name)
+            return await self._cluster.scalers_of(object_kind(self.kind), self.settings.namespace, self.name)
         except KubernetesError as error:
             self._give_up(error)
 
