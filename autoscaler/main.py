@@ -30,7 +30,7 @@ EXTRAS = {
     "numpy": "sim", "numba": "sim", "rich": "sim", "yaml": "sim", "scipy": "bench", "joblib": "bench",
     "ray": "ray", "dask": "dask", "distributed": "dask", "aiohttp": "adapter",
     "locust": "locust", "gevent": "locust", "pandas": "forecast", "statsmodels": "forecast", "statsforecast": "forecast",
-    "sklearn": "forecast", "prophet": "prophet", "pynvml": "nvml",
+    "sklearn": "forecast", "prophet": "prophet", "pynvml": "nvml", "cryptography": "serve",
 }  # fmt: skip
 
 # Commands that live in a room of their own: name, module, help.  The module has add_arguments(parser) and
