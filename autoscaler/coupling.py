@@ -58,6 +58,8 @@ def spares(members: Sequence[Member]) -> list[int | None]:
     wants one comes before all.
     """
     result = [m.observation.spare_replicas for m in members]
+    if all(m.settings.limits.quota is None for m in members):
+        return result
     for name in {q.name for m in members if (q := m.settings.limits.quota) is not None}:
         sharing = [i for i, m in enumerate(members) if (q := m.settings.limits.quota) is not None and q.name == name]
         free = _free_gpus([members[i] for i in sharing])
