@@ -22,15 +22,19 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+import cluster_components
 import pytest
 from cluster_adapter import Adapter
 from cluster_api import Api, Namespace
+from cluster_components import Keda
 from cluster_plane import ControlPlane
-from cluster_programs import CannotBuild
+from cluster_programs import CannotBuild, Program
 
+T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
@@ -45,16 +49,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
 
 
-@pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """The control plane, with two nodes of eight GPUs and 256 pods each; its logs stay in the run's temporary folder."""
+def _built(make: Callable[[], T]) -> T:
+    """What `make` gives; where a program can neither be found nor built, a skip with the reason, in CI a failure."""
     try:
-        made = ControlPlane(tmp_path_factory.mktemp("plane"), users={"nobody": ()})
+        return make()
     except CannotBuild as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
-    with made:
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """The control plane, with two nodes of eight GPUs and 256 pods each; its logs stay in the run's temporary folder."""
+    with _built(lambda: ControlPlane(tmp_path_factory.mktemp("plane"), users={"nobody": ()})) as made:
         made.add_nodes(2, gpus=64)
         yield made
 
@@ -95,6 +103,25 @@ def external_metrics(plane: ControlPlane) -> Iterator[None]:
     plane.unregister()
     yield
     plane.unregister()
+
+
+@pytest.fixture(scope="session")
+def _keda(plane: ControlPlane) -> Keda:
+    return _built(lambda: cluster_components.keda(plane))
+
+
+@pytest.fixture
+def keda(plane: ControlPlane, _keda: Keda) -> Iterator[Keda]:
+    """KEDA's operator and adapter, serving the external metrics group; `plane.kubeconfig()` is an administrator's."""
+    _keda.register()
+    yield _keda
+    plane.unregister()
+
+
+@pytest.fixture(scope="session")
+def kserve(plane: ControlPlane) -> Program:
+    """KServe's controller; its log is `kserve.log`."""
+    return _built(lambda: cluster_components.kserve(plane))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from types import TracebackType
 
 from cluster_keys import Pair
 from cluster_objects import GROUP, Object
+from cluster_programs import wait_for
 
 VERSION = f"/apis/{GROUP}/v1beta1"
 
@@ -28,7 +30,7 @@ class Adapter:
     """`with Adapter(pair) as adapter: adapter.publish("default", 3)`.  `asked` counts the questions per namespace."""
 
     def __init__(self, pair: Pair) -> None:
-        self._values: dict[tuple[str, str], str | Failure] = {}
+        self._values: dict[tuple[str, str], tuple[str, ...] | Failure] = {}
         self.asked: dict[str, int] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -49,9 +51,20 @@ class Adapter:
         self._server.shutdown()
         self._server.server_close()
 
-    def publish(self, namespace: str, value: int | str | Failure, *, metric: str = "desired_replicas") -> None:
-        """From now on this is a metric's value there: a number, a quantity such as ``280m``, or an error."""
-        self._values[namespace, metric] = value if isinstance(value, Failure) else str(value)
+    def publish(
+        self, namespace: str, value: int | str | Sequence[int] | Failure, *, metric: str = "desired_replicas"
+    ) -> None:
+        """From now on this is a metric's value there: a number, a quantity such as ``280m``, several items, or an error."""
+        if isinstance(value, Failure):
+            self._values[namespace, metric] = value
+        else:
+            one = isinstance(value, int | str)
+            self._values[namespace, metric] = (str(value),) if one else tuple(map(str, value))
+
+    def wait_asked(self, namespace: str, times: int = 3, *, seconds: float = 30.0) -> None:
+        """Return when the metrics of a namespace were asked for so many times more: whoever wanted to act then has."""
+        goal = self.asked.get(namespace, 0) + times
+        wait_for(f"{namespace} is asked about", lambda: self.asked.get(namespace, 0) >= goal, seconds=seconds)
 
     def answer(self, path: str) -> tuple[int, Object]:
         """Code and body for a path."""
@@ -71,9 +84,9 @@ class Adapter:
         if isinstance(value, Failure):
             return self._status(value.code, value.message)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        item = {"metricName": parts[1], "metricLabels": {}, "timestamp": now, "value": value}
+        about = {"metricName": parts[1], "metricLabels": {}, "timestamp": now}
         kind = {"kind": "ExternalMetricValueList", "apiVersion": f"{GROUP}/v1beta1"}
-        return 200, {**kind, "metadata": {}, "items": [item]}
+        return 200, {**kind, "metadata": {}, "items": [{**about, "value": v} for v in value]}
 
     @staticmethod
     def _status(code: int, message: str) -> tuple[int, Object]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import ssl
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,23 @@ class Api:
     def get(self, path: str, **parameters: str) -> Any:
         """GET."""
         return self.request("GET", f"{path}?{urlencode(parameters)}" if parameters else path)
+
+    def watch(self, path: str, since: str, *, seconds: float, **parameters: str) -> Iterator[Object]:
+        """Every state of the objects at a path after the resource version `since`, for so many seconds."""
+        parts = urlsplit(self.url)
+        context = ssl.create_default_context(cafile=str(self.ca_file))
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, context=context, timeout=seconds + 5)
+        asked = {"watch": "1", "resourceVersion": since, "timeoutSeconds": str(math.ceil(seconds)), **parameters}
+        try:
+            connection.request("GET", f"{path}?{urlencode(asked)}", headers={"Authorization": f"Bearer {self.token}"})
+            answer = connection.getresponse()
+            while line := answer.readline():
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise ApiError(event["object"].get("code", 500), event["object"].get("message", ""))
+                yield event["object"]
+        finally:
+            connection.close()
 
     def apply(self, *objects: Object) -> None:
         """Server-side apply, in turn."""
@@ -190,6 +208,19 @@ class Namespace:
     def _same(found: object, expected: object) -> bool:
         assert found == expected, f"{found!r}, not {expected!r}"
         return True
+
+    def sizes(self, since: Object, *, until: int, seconds: float = 30.0) -> list[int]:
+        """Each size that a Deployment was told to have after it was `since`, up to `until`, none left out."""
+        seen, last = [], since["spec"]["replicas"]
+        meta = since["metadata"]
+        path, only = self.path("apps/v1", "Deployment"), f"metadata.name={meta['name']}"
+        for state in self.api.watch(path, meta["resourceVersion"], seconds=seconds, fieldSelector=only):
+            if (now := int(state["spec"]["replicas"])) != last:
+                seen.append(now)
+                last = now
+            if last == until:
+                break
+        return seen
 
     def hpa(self, name: str) -> Object:
         """A HorizontalPodAutoscaler as it is now."""
