@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autoscaler.errors import SourceError, TargetConflict, TargetError
 from autoscaler.log import StepLog
 from autoscaler.ports import Clock, MetricsSource, Target
-from autoscaler.step import Autoscaler
-from autoscaler.types import Memory, Observation, Replicas, Step
+from autoscaler.step import Autoscaler, step_group
+from autoscaler.types import Beliefs, Memory, Observation, Replicas, Step
 from autoscaler.views import changed_line
 
 logger = logging.getLogger("autoscaler")
@@ -96,6 +97,11 @@ class Loop:
 
     async def tick(self) -> Step | None:
         """One turn; None when the target's counts could not be read, which skips the turn."""
+        observation = await self.look()
+        return None if observation is None else await self.take(*self.autoscaler.step(self.memory, observation))
+
+    async def look(self) -> Observation | None:
+        """The first half of a turn: what is seen now; None skips the turn."""
         at = self._instant()
         self.counts.ticks += 1
         try:
@@ -111,8 +117,11 @@ class Loop:
             self.counts.skipped_ticks += 1
             logger.warning("pool %s: turn skipped, the clock went back", self.memory.pool)
             return None
-        before = self.memory.last_step
-        step, self.memory = self.autoscaler.step(self.memory, observation)
+        return observation
+
+    async def take(self, step: Step, memory: Memory) -> Step:
+        """The second half: remember what was decided, write it down, act."""
+        before, self.memory = self.memory.last_step, memory
         if step is before:
             return step
         if self.log is not None:
@@ -128,6 +137,12 @@ class Loop:
             await self.clock.sleep_until((self.clock.now_seconds() // interval + 1) * interval)
             await self.tick()
             done += 1
+
+    def adopt(self, beliefs: Beliefs) -> None:
+        """Take the outcome of a refit that was begun on an earlier Memory, and write it down."""
+        self.memory = self.autoscaler.adopt(self.memory, beliefs)
+        if self.log is not None:
+            self.log.refit(beliefs, self.memory)
 
     def _instant(self) -> int:
         interval = self.autoscaler.settings.interval_seconds
@@ -167,3 +182,14 @@ class Loop:
         except TargetError as error:
             self.counts.target_errors += 1
             logger.warning("pool %s: could not be scaled: %s", step.decision.pool, error)
+
+
+async def tick_together(loops: Sequence[Loop]) -> list[Step | None]:
+    """One turn of pools that share a ratio or a quota, decided in one call; None for a pool whose turn is skipped."""
+    seen = await asyncio.gather(*(loop.look() for loop in loops))
+    found: list[Step | None] = [None] * len(loops)
+    there = [(i, loop, o) for i, (loop, o) in enumerate(zip(loops, seen, strict=True)) if o is not None]
+    made = step_group([x.autoscaler for _, x, _ in there], [x.memory for _, x, _ in there], [o for _, _, o in there])
+    for (i, loop, _), (step, memory) in zip(there, made, strict=True):
+        found[i] = await loop.take(step, memory)
+    return found

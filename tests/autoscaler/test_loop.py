@@ -10,8 +10,8 @@ import pytest
 from plain_pools import plain_autoscaler
 
 from autoscaler.errors import TargetConflict, TargetError
-from autoscaler.log import StepLog, verify
-from autoscaler.loop import Loop, SystemClock, Writers
+from autoscaler.log import StepLog, restore, verify
+from autoscaler.loop import Loop, SystemClock, Writers, tick_together
 from autoscaler.testing import FakeClock, FakeSource, FakeTarget, observation
 from autoscaler.types import Observation, Replicas
 
@@ -176,6 +176,44 @@ def test_a_clock_that_goes_back_skips_turns() -> None:
     world.clock.at_seconds -= 100
     asyncio.run(world.loop.tick())
     assert world.loop.counts.skipped_ticks == 1
+
+
+def test_pools_of_a_ratio_are_decided_in_one_turn_and_a_silent_one_is_left_out() -> None:
+    ratio = {"to": "decode", "replicas_per_replica": 0.5}
+    prefill, decode = World(name="prefill", limits={"ratio": ratio, "max_replicas": 50}), World(name="decode")
+    for world, pool in ((prefill, "prefill"), (decode, "decode")):
+
+        def make(at: int, replicas: Replicas, pool: str = pool, world: World = world) -> Observation:
+            counts = {"replicas": replicas.desired, "ready": replicas.ready}
+            return observation(pool, at, **counts, requests_per_second=world.rate)  # type: ignore[arg-type]
+
+        world.source.make = make
+    prefill.rate, decode.rate = 5.0, 95.0
+    steps = asyncio.run(tick_together([prefill.loop, decode.loop]))
+    assert [s.decision.replicas for s in steps if s is not None] == [5, 10]
+    assert (prefill.target.desired, decode.target.desired) == (5, 10)
+    decode.target.failure = TargetError("nobody answers")
+    prefill.clock.advance(10)
+    decode.clock.advance(10)
+    first, second = asyncio.run(tick_together([prefill.loop, decode.loop]))
+    assert first is not None
+    assert second is None
+    assert decode.loop.counts.skipped_ticks == 1
+
+
+def test_a_refit_is_taken_and_written_among_the_steps(tmp_path: Path) -> None:
+    autoscaler = plain_autoscaler()
+    log = StepLog(tmp_path / "p", autoscaler, autoscaler.start())
+    world = World(log)
+    world.turn(2)
+    begun = world.loop.memory
+    world.turn(2)
+    world.loop.adopt(autoscaler.refit(begun))
+    world.turn(2)
+    log.close()
+    assert world.loop.memory.beliefs.refits == 1
+    assert verify(autoscaler, tmp_path / "p") == 6
+    assert restore(autoscaler, tmp_path / "p") == world.loop.memory
 
 
 def test_the_system_clock_tells_whole_seconds_and_waits() -> None:
