@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 import zoneinfo
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -235,12 +235,22 @@ def first_difference(recorded: Any, replayed: Any, path: str = "") -> tuple[str,
 
 
 class StepLog:
-    """Appends to a pool's log.  Opening it begins a new segment with a snapshot of `memory`."""
+    """Appends to a pool's log.  Opening it begins a new segment with a snapshot of `memory`.
+
+    `on_line` is told every line that is appended (no headers, no snapshots), for who follows along.
+    """
 
     def __init__(
-        self, directory: Path, autoscaler_: Autoscaler, memory: Memory, *, segment_bytes: int = 64_000_000
+        self,
+        directory: Path,
+        autoscaler_: Autoscaler,
+        memory: Memory,
+        *,
+        segment_bytes: int = 64_000_000,
+        on_line: Callable[[str], None] | None = None,
     ) -> None:
         self.directory = directory
+        self._on_line = on_line
         self._autoscaler = autoscaler_
         self._segment_bytes = segment_bytes
         self._file: TextIO | None = None
@@ -279,6 +289,8 @@ class StepLog:
         self._file.write(line + "\n")
         self._file.flush()
         self._written += len(line) + 1
+        if self._on_line is not None:
+            self._on_line(line)
 
     def _open(self, memory: Memory) -> None:
         self.close()
