@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,24 +21,28 @@ HPA_CONTROLLER = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
 @pytest.fixture
 def llm(plane: ControlPlane, external_metrics: None) -> Iterator[Api]:
     """The namespace of the samples' pool, and nobody registered for the external metrics group."""
+    wait_for("what was there before is gone", lambda: gone(plane.api, "llm"), seconds=60)
     yield plane.namespace("llm").api
-    for overlay in sorted(OVERLAYS.iterdir()):
-        plane.api.kubectl("delete", "-k", str(overlay), "--ignore-not-found", "--wait=false", "--now")
     plane.remove_namespace("llm")
 
 
-def applied(api: Api, overlay: str) -> None:
+@contextmanager
+def applied(api: Api, overlay: str) -> Iterator[None]:
     where = str(OVERLAYS / overlay)
-    wait_for("what was there before is gone", lambda: gone(api), seconds=60)
+    wait_for("what was there before is gone", lambda: gone(api, "autoscaler-system"), seconds=60)
     api.kubectl("create", "namespace", "autoscaler-system")  # a dry run makes none, and what is in it is checked
-    api.kubectl("apply", "--server-side", "--dry-run=server", "-k", where)
-    api.kubectl("apply", "--server-side", "--force-conflicts", "-k", where)
-    wait_for("it runs", lambda: running(api), seconds=60)
-
-
-def gone(api: Api) -> bool:
     try:
-        api.get("/api/v1/namespaces/autoscaler-system")
+        api.kubectl("apply", "--server-side", "--dry-run=server", "-k", where)
+        api.kubectl("apply", "--server-side", "--force-conflicts", "-k", where)
+        wait_for("it runs", lambda: running(api), seconds=60)
+        yield
+    finally:
+        api.kubectl("delete", "-k", where, "--ignore-not-found", "--wait=false", "--now")
+
+
+def gone(api: Api, namespace: str) -> bool:
+    try:
+        api.get(f"/api/v1/namespaces/{namespace}")
     except ApiError as error:
         return error.code == 404
     return False
@@ -63,53 +68,53 @@ def may(api: Api, who: str, verb: str, what: str, namespace: str, name: str = ""
 
 
 def test_the_hpa_overlay_applies_and_gives_the_least(llm: Api):
-    applied(llm, "hpa")
-    needed = (
-        ("get", "apps/deployments:scale", "llm", ""),
-        ("list", "pods", "llm", ""),
-        ("list", "discovery.k8s.io/endpointslices", "llm", ""),
-        ("watch", "autoscaling/horizontalpodautoscalers", "llm", ""),
-        ("create", "authentication.k8s.io/tokenreviews", "", ""),
-        ("create", "authorization.k8s.io/subjectaccessreviews", "", ""),
-        ("watch", "configmaps", "kube-system", "extension-apiserver-authentication"),
-        ("patch", "apiregistration.k8s.io/apiservices", "", "v1beta1.external.metrics.k8s.io"),
-        ("update", "coordination.k8s.io/leases", "autoscaler-system", "autoscaler"),
-        ("create", "coordination.k8s.io/leases", "autoscaler-system", ""),
-    )
-    for verb, what, namespace, name in needed:
-        assert may(llm, ACCOUNT, verb, what, namespace, name), (verb, what)
-    refused = (
-        ("get", "apps/deployments:scale", "default", ""),
-        ("patch", "apps/deployments:scale", "llm", ""),
-        ("get", "apps/deployments", "llm", ""),
-        ("list", "pods", "kube-system", ""),
-        ("get", "secrets", "llm", ""),
-        ("get", "secrets", "autoscaler-system", ""),
-        ("get", "configmaps", "kube-system", "kubeadm-config"),
-        ("patch", "apiregistration.k8s.io/apiservices", "", "v1beta1.metrics.k8s.io"),
-        ("update", "coordination.k8s.io/leases", "autoscaler-system", "another"),
-        ("delete", "coordination.k8s.io/leases", "autoscaler-system", "autoscaler"),
-    )
-    for verb, what, namespace, name in refused:
-        assert not may(llm, ACCOUNT, verb, what, namespace, name), (verb, what)
-    assert may(llm, HPA_CONTROLLER, "list", "external.metrics.k8s.io/desired_replicas", "llm")
-    assert "llama-8b" in llm.kubectl("get", "hpa", "-n", "llm")
+    with applied(llm, "hpa"):
+        needed = (
+            ("get", "apps/deployments:scale", "llm", ""),
+            ("list", "pods", "llm", ""),
+            ("list", "discovery.k8s.io/endpointslices", "llm", ""),
+            ("watch", "autoscaling/horizontalpodautoscalers", "llm", ""),
+            ("create", "authentication.k8s.io/tokenreviews", "", ""),
+            ("create", "authorization.k8s.io/subjectaccessreviews", "", ""),
+            ("watch", "configmaps", "kube-system", "extension-apiserver-authentication"),
+            ("patch", "apiregistration.k8s.io/apiservices", "", "v1beta1.external.metrics.k8s.io"),
+            ("update", "coordination.k8s.io/leases", "autoscaler-system", "autoscaler"),
+            ("create", "coordination.k8s.io/leases", "autoscaler-system", ""),
+        )
+        for verb, what, namespace, name in needed:
+            assert may(llm, ACCOUNT, verb, what, namespace, name), (verb, what)
+        refused = (
+            ("get", "apps/deployments:scale", "default", ""),
+            ("patch", "apps/deployments:scale", "llm", ""),
+            ("get", "apps/deployments", "llm", ""),
+            ("list", "pods", "kube-system", ""),
+            ("get", "secrets", "llm", ""),
+            ("get", "secrets", "autoscaler-system", ""),
+            ("get", "configmaps", "kube-system", "kubeadm-config"),
+            ("patch", "apiregistration.k8s.io/apiservices", "", "v1beta1.metrics.k8s.io"),
+            ("update", "coordination.k8s.io/leases", "autoscaler-system", "another"),
+            ("delete", "coordination.k8s.io/leases", "autoscaler-system", "autoscaler"),
+        )
+        for verb, what, namespace, name in refused:
+            assert not may(llm, ACCOUNT, verb, what, namespace, name), (verb, what)
+        assert may(llm, HPA_CONTROLLER, "list", "external.metrics.k8s.io/desired_replicas", "llm")
+        assert "llama-8b" in llm.kubectl("get", "hpa", "-n", "llm")
 
 
 def test_the_wva_overlay_applies(llm: Api):
-    applied(llm, "wva")
-    assert "wva_desired_replicas" in llm.kubectl("describe", "hpa", "-n", "llm", "llama-8b")
+    with applied(llm, "wva"):
+        assert "wva_desired_replicas" in llm.kubectl("describe", "hpa", "-n", "llm", "llama-8b")
 
 
 def test_the_keda_overlay_applies_beside_keda(llm: Api, keda: object):
-    applied(llm, "keda")
-    ports = llm.get("/api/v1/namespaces/autoscaler-system/services/autoscaler")["spec"]["ports"]
-    assert {p["port"] for p in ports} == {443, 8080, 9090}
-    kept = llm.get("/apis/keda.sh/v1alpha1/namespaces/llm/scaledobjects/llama-8b")["spec"]
-    assert kept["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleUp"]["tolerance"] == "0"
+    with applied(llm, "keda"):
+        ports = llm.get("/api/v1/namespaces/autoscaler-system/services/autoscaler")["spec"]["ports"]
+        assert {p["port"] for p in ports} == {443, 8080, 9090}
+        kept = llm.get("/apis/keda.sh/v1alpha1/namespaces/llm/scaledobjects/llama-8b")["spec"]
+        assert kept["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleUp"]["tolerance"] == "0"
 
 
 def test_the_kserve_overlay_applies_beside_kserve(llm: Api, kserve: Program):
-    applied(llm, "kserve-hpa")
-    path = "/apis/apps/v1/namespaces/llm/deployments/llama-8b-predictor"
-    kserve.wait_until("the predictor's Deployment is there", lambda: bool(llm.get(path)))
+    with applied(llm, "kserve-hpa"):
+        path = "/apis/apps/v1/namespaces/llm/deployments/llama-8b-predictor"
+        kserve.wait_until("the predictor's Deployment is there", lambda: bool(llm.get(path)))
