@@ -30,6 +30,7 @@ LEAST_MATURED = 200
 COVERAGE_SLACK = 0.03
 # So much of a window may be unknown just after a gap, to raise on the rest.
 AFTER_GAP_FRACTION = 0.5
+LONGEST_DRAIN_SECONDS = 300.0
 
 
 def _reason(rule: str, facts: Facts, after: int, **inputs: float | str | None) -> Reason:
@@ -170,7 +171,7 @@ def trusted(forecast: Forecast, quantile: float) -> bool:
 class Work:
     """Carry the work that arrives at `utilization_fraction` of what replicas can, and drain the queue meanwhile.
 
-    replicas = (work / utilization + backlog / drain_seconds) / feasible load of so many.  With no
+    replicas = (work / utilization + backlog / drain seconds) / feasible load of so many.  With no
     replica ready the newest Observation alone counts if it says more: a wake does not wait for an average.  Just after a
     gap half a window is enough to raise on; nothing is given up on it.
     """
@@ -189,15 +190,28 @@ class Work:
         if work is None or capacity is None:
             return None
         queued = facts.backlog()
-        wanted = capacity.replicas(work / s.utilization_fraction + (queued or 0.0) / s.drain_seconds)
+        drain = s.drain_seconds if asleep or queued is None else drain_seconds(queued, work, s.drain_seconds)
+        wanted = capacity.replicas(work / s.utilization_fraction + (queued or 0.0) / drain)
         if after_gap and not asleep:
             wanted = max(wanted, facts.current)
         feasible = capacity.feasible(wanted)
         return _reason(
             "wake" if asleep and facts.current == 0 and wanted else "reactive", facts, wanted, work=work,
             queued_seconds=queued, feasible_load=feasible, utilization_fraction=s.utilization_fraction,
-            window_seconds=s.window_seconds, drain_seconds=s.drain_seconds,
+            window_seconds=s.window_seconds, drain_seconds=drain,
         )  # fmt: skip
+
+
+def drain_seconds(queued: float, work: float, quickest: float) -> float:
+    """Seconds in which a queue of so many replica-seconds shall be gone, beside `work` Erlangs that go on arriving.
+
+    A replica that is ordered for a queue is paid for minutes.  A short queue is worth it; a long one, as after an hour
+    without nodes, is late already: as many replicas again as the arrivals take are enough, unless that takes too long.
+    """
+    if queued <= quickest * work:
+        return quickest
+    longest = max(quickest, LONGEST_DRAIN_SECONDS)
+    return min(longest, queued / work) if work > 0.0 else longest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

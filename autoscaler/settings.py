@@ -183,7 +183,12 @@ class WorkSettings:
     kind: Literal["work"] = "work"
     utilization_fraction: float = setting(0.95, "Share of the SLO-feasible load to plan for.", above=0, high=2)
     window_seconds: int = setting(60, "Seconds over which arriving work is averaged.", low=1, high=3600)
-    drain_seconds: float = setting(30.0, "Seconds in which queued work shall be gone.", above=0)
+    drain_seconds: float = setting(
+        30.0,
+        "Seconds in which queued work shall be gone; for a long queue no more than as many replicas again are asked, or"
+        " what clears it in 300 s.",
+        above=0,
+    )
 
 
 PolicySettings = (

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.facts import Facts
-from autoscaler.policy import Ahead, Backlog, Cron, InFlight, Saturation, TargetTracking, Work, policy_of
+from autoscaler.policy import (
+    Ahead,
+    Backlog,
+    Cron,
+    InFlight,
+    Saturation,
+    TargetTracking,
+    Work,
+    drain_seconds,
+    policy_of,
+)
 from autoscaler.ports import Policy
 from autoscaler.settings import (
     BacklogSettings,
@@ -254,6 +264,28 @@ def test_half_a_window_after_a_gap_raises_and_gives_nothing_up() -> None:
     assert number(policy, facts(*gap, *quiet)) == 4
     assert number(policy, facts(*quiet)) < 4
     assert number(policy, facts(*gap, *gap, *busy[1:])) is None
+
+
+def test_a_long_queue_asks_for_as_many_again_and_no_storm() -> None:
+    assert drain_seconds(30.0, 2.0, 30.0) == 30.0
+    assert drain_seconds(60.0, 2.0, 30.0) == 30.0
+    assert drain_seconds(400.0, 2.0, 30.0) == 200.0  # two Erlangs more
+    assert drain_seconds(6000.0, 2.0, 30.0) == 300.0
+    assert drain_seconds(6000.0, 0.0, 30.0) == 300.0
+    assert drain_seconds(6000.0, 0.0, 900.0) == 900.0
+    reason = Work().recommend(facts(seen(rate=6.0, waiting=1200.0)))
+    assert reason is not None
+    inputs = dict(reason.inputs)
+    assert inputs["drain_seconds"] == pytest.approx(600.0 / 3.0)
+    assert reason.after == CAPACITY.replicas(3.0 / 0.95 + 3.0)
+
+
+@given(st.floats(0, 1e4), st.floats(0, 1e3), st.floats(0, 1e4), st.floats(0, 1e3))
+def test_more_work_or_queue_is_never_less_to_carry(queued: float, work: float, more: float, harder: float) -> None:
+    def carried(q: float, w: float) -> float:
+        return w + q / drain_seconds(q, w, 30.0)
+
+    assert carried(queued + more, work + harder) >= carried(queued, work) - 1e-9
 
 
 def test_a_wake_goes_by_the_newest_observation() -> None:
