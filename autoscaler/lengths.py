@@ -18,6 +18,7 @@ LEAST_SECONDS = 300.0
 # Clients come in clumps, so that the errors are larger than chance alone would have them.
 NEW_LENGTHS_FRACTION, NEW_LENGTHS_SIGMA = 0.2, 6.0
 USUAL_CV, LEAST_REQUESTS = 1.0, 20.0
+UNSTEADY_FRACTION = 0.25
 
 
 def with_lengths(state: State, observation: Observation, recent: Sequence[Observation] = ()) -> State:
@@ -25,7 +26,8 @@ def with_lengths(state: State, observation: Observation, recent: Sequence[Observ
 
     Means follow slowly, unless the newest requests of `recent` (oldest first) and of `observation` are clearly others: then
     the past is forgotten, but for how widely lengths are spread around their mean.  Answers that end just after a rush are
-    the short ones of it, so shorter answers are believed slowly.
+    the short ones of it, those that end after a queue the long ones: while more come than end, or fewer, no answers are
+    news, and shorter ones are always believed slowly.
     """
     state = _averaged(state, observation)
     prompt = _newest(
@@ -35,6 +37,8 @@ def with_lengths(state: State, observation: Observation, recent: Sequence[Observ
         mean, count = prompt
         moments = _scaled(state.prompt_moments, mean / state.mean_prompt_tokens, count)
         state = replace(state, mean_prompt_tokens=mean, prompt_weight=count, prompt_moments=moments)
+    if not _steady(observation, recent):
+        return state
     output = _newest(
         _sums(_outputs, observation, recent, state.output_weight), state.mean_output_tokens, state.output_moments
     )
@@ -126,6 +130,16 @@ def _sums(count: Count, now: Observation, recent: Sequence[Observation], most: f
         if requests > most:
             return
         yield tokens, requests
+
+
+def _steady(now: Observation, recent: Sequence[Observation]) -> bool:
+    """Whether about as many requests ended as came."""
+    came = ended = 0.0
+    for observation in (*recent, now):
+        demand, answers = observation.demand, _outputs(observation)
+        if demand is not None and answers is not None and demand.requests is not None:
+            came, ended = came + demand.requests, ended + answers[1]
+    return abs(ended - came) <= UNSTEADY_FRACTION * came
 
 
 def _scaled(moments: Moments | None, factor: float, weight: float) -> Moments | None:
