@@ -18,7 +18,8 @@ PRIOR_MIDDLE = 1.0  # starts that its median is worth, fewer with every start th
 HALF_LIFE_STARTS = 20.0
 SLOW_STARTS = 3  # so many in a row beyond the 0.95 quantile: the past is forgotten
 MOST_RUNNING = 64  # orders that are remembered
-UNKNOWN = -1  # the instant of an order made before anybody looked
+UNKNOWN = -1  # the instant of an order made before anybody looked, or while nothing was delivered
+TOGETHER = 2.0  # medians between the orders of starts that end at once: something held them all up
 MOST_GAP_SECONDS = 600  # without a look: what happened meanwhile is not known
 LEAST_CHANGE = 0.1  # of a quantile, before it is told anew: windows of forecasts hang on it
 _NORMAL = NormalDist()
@@ -57,12 +58,20 @@ def observed(starts: Starts, prior: LogNormal, now: Observation) -> Starts:
         orders.pop(-1 if replicas.desired < before.desired else 0)
     while len(orders) < min(underway, MOST_RUNNING):
         orders.append(starts.before_seconds)
+    if _released(ended, TOGETHER * _quantile(starts, prior, 0.5)):
+        ended, orders = [UNKNOWN] * len(ended), [UNKNOWN] * len(orders)
     for order in (order for order in ended if order != UNKNOWN and not woken):
         starts = _learned(starts, prior, max(1.0, middle - order))
     starts = replace(starts, orders=tuple(orders), before=replicas, before_seconds=at)
     if not ended and not orders:
         return starts
     return _told(starts, prior, at)
+
+
+def _released(ended: list[int], apart: float) -> bool:
+    """Whether starts that were ordered far apart ended together: quota or nodes came back, their length is no news."""
+    known = [order for order in ended if order != UNKNOWN]
+    return len(known) > 1 and max(known) - min(known) > apart
 
 
 def _starting(replicas: Replicas) -> int:

@@ -28,6 +28,7 @@ LEAST_SIGMA, GATE = 0.03, 6.63  # chi-square, one degree of freedom, 99 %
 SLACK, ALARM = 0.5, 8.0  # of the cumulative sums, in standard deviations
 KEPT = 0.05  # of the sums, after a drift
 PACE_HALF_LIFE_SECONDS = 1200.0
+FASTER = 1.05  # that a window's pace counts at most: a queue that drains ends slow answers while steps are short again
 TRUSTED_ROWS = 20.0  # before so many windows nothing is gated and nothing drifts
 
 Sums = tuple[float, ...]
@@ -273,6 +274,7 @@ def _paced(beliefs: StepBeliefs, pace: float | None, now: Observation) -> float 
     if pace is None or beliefs.pace is None:
         return beliefs.pace if pace is None else pace
     faded: float = 0.5 ** (now.window_seconds / PACE_HALF_LIFE_SECONDS)
+    pace = min(pace, FASTER * beliefs.pace)
     return pace + faded * (beliefs.pace - pace)
 
 

@@ -119,6 +119,23 @@ def test_a_start_that_hangs_counts_before_it_ends():
     assert at_quantile(starts, 0.9) > 1.2 * told
 
 
+def test_an_hour_without_quota_is_not_how_long_starts_take():
+    starts = Starts()
+    for i in range(10):
+        starts = one(100.0, starts, at=T0 + i * 5000)
+    told = at_quantile(starts, 0.9)
+    rows = [Replicas(desired=1, ready=1)]
+    rows += [
+        Replicas(desired=2 + i // 60, ready=1, starting=1 + i // 60) for i in range(360)
+    ]  # one more each ten minutes
+    rows += [Replicas(desired=7, ready=4, starting=3)] + [Replicas(desired=7, ready=5, starting=2)] * 3
+    rows += [Replicas(desired=7, ready=7)]
+    starts = seen(rows, starts=starts, at=T0 + 60_000)
+    assert starts.seen == 10
+    assert starts.orders == ()
+    assert at_quantile(starts, 0.9) == pytest.approx(told, rel=0.15)
+
+
 def test_without_starts_the_prior_speaks():
     assert quantiles(seen([Replicas(desired=1, ready=1)] * 5), TOLD) == TOLD
 
