@@ -47,6 +47,11 @@ VERBS: tuple[tuple[str, str, str], ...] = (
         "Show live what the autoscaler sees of running pools; record it, decide on it.",
     ),
     (
+        "serve",
+        "metrics_adapter.serve_command",
+        "Decide for all pools, and answer HPAs, KEDA and Prometheus; with a page that says why.",
+    ),
+    (
         "backtest",
         "load_tests.backtest",
         "Forecast recorded traffic as if live, beside well-known models; say who loses.",
