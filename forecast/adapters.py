@@ -273,14 +273,20 @@ def _long_ago(history: History, stop: int) -> list[float | None]:
     """10-min means up to minute number `stop`, off 5-min means: of those that a bin cuts, the share inside counts."""
     cells, (last, minutes) = history.five_mean, divmod(stop, FIVE // MINUTE)
     share = minutes * MINUTE / FIVE
-    count = max(0, min(FIT_BINS - SHARP, (last - cells.first) // 2))
+    count = min(FIT_BINS - SHARP, (last - cells.first) // 2)
+    if count <= 0:
+        return []
     values = cells.between(last - 2 * count, last + 1)
-    return [_weighted(values[i : i + 3], (1.0 - share, 1.0, share)) for i in range(0, 2 * count, 2)]
+    weights = (1.0 - share, 1.0, share)
+    return [
+        _weighted((a, b, c), weights) if a is None or b is None or c is None else (weights[0] * a + b + share * c) / 2.0
+        for a, b, c in zip(values[:-1:2], values[1::2], values[2::2], strict=True)
+    ]
 
 
-def _weighted(values: Sequence[float | None], weights: tuple[float, ...]) -> float | None:
+def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
     """Weighted mean of the known values; None if they have less than half of the weight."""
-    known = [(w, v) for w, v in zip(weights, values, strict=False) if v is not None and w > 0.0]
+    known = [(w, v) for w, v in zip(weights, values, strict=True) if v is not None and w > 0.0]
     total = sum([w for w, _ in known])
     return sum([w * v for w, v in known]) / total if 2.0 * total >= sum(weights) else None
 
