@@ -167,7 +167,9 @@ def _leader_of(lease: Lease) -> Leader:
 class Follows(Protocol):
     """Who repeats what a leader says."""
 
-    memories: Mapping[str, Memory]
+    @property
+    def memories(self) -> Mapping[str, Memory]:
+        """What it knows of each pool."""
 
     async def run(self, leader: Callable[[], Leader | None]) -> None:
         """Repeat whomever `leader` names, for ever."""

@@ -7,19 +7,24 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from autoscaler.embed import autoscaler_for
 from autoscaler.errors import ConfigError
 from autoscaler.ports import Target
 from autoscaler.settings import FileSettings, PoolSettings
+from autoscaler.step import Autoscaler
+from autoscaler.types import Memory
 from metrics_adapter import page
 from metrics_adapter.board import Board
 from metrics_adapter.certificates import Certificates
@@ -28,8 +33,11 @@ from metrics_adapter.external_metrics import VERSION, api_routes, errors_as_stat
 from metrics_adapter.external_metrics_values import Metric, metrics_of
 from metrics_adapter.front_proxy import FrontProxy, guard
 from metrics_adapter.keda import KedaServer
+from metrics_adapter.leader import Election, Fenced, take_turns
+from metrics_adapter.leader_feed import Feed
+from metrics_adapter.leader_follow import Follower
 from metrics_adapter.self_signed import Keeper, issue, service_names
-from metrics_adapter.serve_pools import Runner, Served, runners_of
+from metrics_adapter.serve_pools import Runner, Served, groups_of, resumed, runners_of, show_last
 from metrics_adapter.serve_refit import refits
 from metrics_adapter.wva import Variants
 from serving.kubernetes import Kubernetes
@@ -117,45 +125,67 @@ class Server:
 
     def __init__(self, config: FileSettings, asked: argparse.Namespace, stack: AsyncExitStack) -> None:
         self.config, self.asked, self.stack = config, asked, stack
+        self.log = asked.log if asked.log is not None else Path(config.log.path)
         self.board = Board(config.pools, stale_after_seconds=asked.stale_after_seconds)
+        self.autoscalers = {settings.name: autoscaler_for(settings) for settings in config.pools}
+        groups_of(config.pools)  # refuses a ratio to a pool that is not there
         self.life = Life()
         self.tasks: list[asyncio.Task[None]] = []
         self.metrics: dict[str, Metric] = metrics_of(self.board)
         self.cluster: Kubernetes | None = None
         self.variants: Variants | None = None
+        self.election: Election | None = None
+        self.feed: Feed | None = None
 
     async def start(self) -> None:
         """Open everything; the faces first, so that whoever asks is told that nothing is decided yet.
 
-        Raises ConfigError or KubernetesError with a sentence, OSError for a port that is taken.
+        Raises ConfigError or KubernetesError with a sentence.
         """
         self.stack.push_async_callback(self._cancel)
         if not self.asked.without_cluster:
-            self.cluster = await self.stack.enter_async_context(
-                Kubernetes.connect(self.asked.kubeconfig, self.asked.context)
-            )
-            self.variants = Variants(self.board)
-            self.metrics |= self.variants.metrics()
-            self._go("the watch of HPAs", self.variants.follow(self.cluster))
-        pools = [self._open(settings) for settings in self.config.pools]
-        self.life.runners = runners_of(pools)
+            await self._join()
         plain = plain_application(self.board, self.life, self.variants)
+        if self.feed is not None:
+            plain.add_routes(self.feed.routes())
         if self.asked.without_cluster:
             self._open_api(plain)
-        await self._listen(plain, self.asked.port, "page, probes and metrics")
+        await self._listen(plain, "--port", self.asked.port, "page, probes and metrics")
         if self.asked.secure_port is not None:
             await self._secure()
         if self.asked.keda_port is not None:
             keda = KedaServer(self.board, port=self.asked.keda_port)
             await self.stack.enter_async_context(keda)
             logger.info("KEDA: port %d", keda.port)
-        gate = asyncio.Semaphore(BACKFILLS_AT_ONCE)
-        for runner in self.life.runners:
-            names = ", ".join(pool.name for pool in runner.pools)
-            self._go(f"the loop of {names}", runner.run(self.asked.backfill_hours, gate))
-        if self.asked.refit_minutes > 0:
-            self._go("the schedule of refits", refits(pools, 60.0 * self.asked.refit_minutes))
+        memories = {name: resumed(made, self.log / name) for name, made in self.autoscalers.items()}
+        for memory in memories.values():
+            show_last(self.board, memory)
+        if self.election is None:
+            self._go("the loops", self.lead(memories))
+        else:
+            follower = Follower(self.board, self.autoscalers, memories)
+            self._go("the election", take_turns(self.election, follower, self.lead))
         self.life.ready = True
+
+    async def lead(self, memories: Mapping[str, Memory]) -> None:
+        """Decide for all pools, going on from `memories`, until cancelled."""
+        async with AsyncExitStack() as stack:
+            pools = []
+            for name, made in self.autoscalers.items():
+                pools.append(self._open(made, memories.get(name) or made.start()))
+                stack.push_async_callback(pools[-1].close)
+            self.life.runners = runners_of(pools)
+            stack.callback(setattr, self.life, "runners", [])
+            if self.feed is not None:
+                for pool in pools:
+                    self.feed.attach(pool.name, partial(getattr, pool.loop, "memory"))
+                stack.callback(self.feed.detach)
+            gate = asyncio.Semaphore(BACKFILLS_AT_ONCE)
+            async with asyncio.TaskGroup() as group:
+                for runner in self.life.runners:
+                    group.create_task(runner.run(self.asked.backfill_hours, gate))
+                if self.asked.refit_minutes > 0:
+                    group.create_task(refits(pools, 60.0 * self.asked.refit_minutes))
 
     async def drain(self, seconds: float) -> None:
         """Tell the cluster to ask somebody else, answer on until it does, and decide no more."""
@@ -163,24 +193,52 @@ class Server:
         await asyncio.sleep(seconds)
         await self._cancel()
 
-    def _open(self, settings: PoolSettings) -> Served:
-        log = self.asked.log if self.asked.log is not None else Path(self.config.log.path)
+    async def _join(self) -> None:
+        """Connect to the cluster, watch its HPAs, and stand for election where there may be others of us."""
+        self.cluster = await self.stack.enter_async_context(
+            Kubernetes.connect(self.asked.kubeconfig, self.asked.context)
+        )
+        self.variants = Variants(self.board)
+        self.metrics |= self.variants.metrics()
+        self._go("the watch of HPAs", self.variants.follow(self.cluster))
+        if self.asked.lease is not None:
+            namespace, name = self._namespace(), self.asked.lease
+            self.election = Election(
+                self.cluster, namespace=namespace, name=name, address=self.asked.address,
+                identity=os.environ.get("POD_NAME") or socket.gethostname(),
+            )  # fmt: skip
+            self.feed = Feed(self.election.me.key)
+
+    def _namespace(self) -> str:
+        assert self.cluster is not None
+        found = self.asked.namespace or os.environ.get("POD_NAMESPACE") or self.cluster.namespace
+        if found is None:
+            raise ConfigError("--namespace", "is missing: our Service, and the Lease of our leader, live in one")
+        return str(found)
+
+    def _open(self, made: Autoscaler, memory: Memory) -> Served:
+        name = made.settings.name
+        target = self._target(made.settings)
         pool = Served.open(
-            settings, target=self._target(settings), log=log, board=self.board,
+            made, memory, target=self._fenced(target), log=self.log, board=self.board,
             segment_bytes=self.config.log.segment_bytes,
+            on_line=None if self.feed is None else partial(self.feed.publish, name),
         )  # fmt: skip
-        self.stack.push_async_callback(pool.close)
-        target = pool.loop.target
-        if isinstance(target, ReadOnly) and isinstance(target.target, KubernetesTarget):
-            target.target.startup = lambda quantile: _startup(pool, quantile)
-        pool.show_last()
+        if target is not None:
+            target.startup = partial(_startup, pool)
         return pool
 
-    def _target(self, settings: PoolSettings) -> Target | None:
+    def _target(self, settings: PoolSettings) -> KubernetesTarget | None:
         target = settings.target
         if self.cluster is None or target is None or target.kind == "processes":
             return None
-        return ReadOnly(KubernetesTarget(self.cluster, target, now=time.time))
+        return KubernetesTarget(self.cluster, target, now=time.time)
+
+    def _fenced(self, target: KubernetesTarget | None) -> Target | None:
+        if target is None:
+            return None
+        read = ReadOnly(target)
+        return read if self.election is None else Fenced(read, partial(getattr, self.election, "leads"))
 
     async def _secure(self) -> None:
         """The external metrics API with TLS, reviews and, unless files are given, a certificate of our own."""
@@ -195,14 +253,11 @@ class Server:
         proxy = FrontProxy(certificates)
         self._go("the watch of the front proxy's authority", proxy.follow(self.cluster))
         application = external_metrics(self.metrics, group=group, middlewares=[guard(self.cluster, proxy, group)])
-        await self._listen(application, self.asked.secure_port, f"{group}", certificates)
+        await self._listen(application, "--secure-port", self.asked.secure_port, group, certificates)
 
     def _own_certificates(self, group: str) -> Certificates:
         assert self.cluster is not None
-        namespace = self.asked.namespace or os.environ.get("POD_NAMESPACE") or self.cluster.namespace
-        if namespace is None:
-            raise ConfigError("--namespace", "is missing: a certificate of our own names our Service and its namespace")
-        service = self.asked.service
+        namespace, service = self._namespace(), self.asked.service
         folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="autoscaler-"))
         issued = issue(service_names(service, namespace), Path(folder))
         certificates = Certificates(issued.cert_file, issued.key_file)
@@ -222,13 +277,16 @@ class Server:
         plain.add_subapp(prefix, api)
 
     async def _listen(
-        self, application: web.Application, port: int, what: str, certificates: Certificates | None = None
+        self, application: web.Application, option: str, port: int, what: str, certificates: Certificates | None = None
     ) -> None:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         self.stack.push_async_callback(runner.cleanup)
         context = None if certificates is None else certificates.context
-        await web.TCPSite(runner, self.asked.host, port, ssl_context=context).start()
+        try:
+            await web.TCPSite(runner, self.asked.host, port, ssl_context=context).start()
+        except OSError as error:
+            raise ConfigError(option, f"{port} cannot be listened on: {os.strerror(error.errno or 0)}") from None
         scheme = "http" if certificates is None else "https"
         host = self.asked.host or "*"
         logger.info("%s: %s://%s:%d/", what, scheme, host, runner.addresses[0][1])

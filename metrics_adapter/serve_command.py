@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 from autoscaler.config import load_config
@@ -44,13 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--kubeconfig", help="kubeconfig file (default: the pod's own account, else the usual one)")
     parser.add_argument("--context", help="context of the kubeconfig")
+    parser.add_argument("--namespace", help="our own namespace (default: the pod's, or the context's)")
+    parser.add_argument(
+        "--lease",
+        metavar="NAME",
+        help="Lease by which one of several replicas leads, or off (default: autoscaler in a pod)",
+    )
+    parser.add_argument("--address", help="URL of our plain port for the other replicas (default: at $POD_IP)")
     api = parser.add_argument_group("external metrics", "what an HPA reads")
     api.add_argument(
         "--secure-port", metavar="PORT", help=f"TLS port, or off (default: {SECURE_PORT}; off with --keda-port)"
     )
     api.add_argument("--api-group", default="external.metrics.k8s.io", help="API group (%(default)s)")
     api.add_argument("--service", default="autoscaler", help="our Service, which the APIService names (%(default)s)")
-    api.add_argument("--namespace", help="its namespace (default: the pod's, or the context's)")
     api.add_argument(
         "--tls-cert-file", type=Path, help="serving certificate, read again when it changes (default: an own one)"
     )
@@ -86,11 +93,27 @@ def check(arguments: argparse.Namespace) -> None:
     if (arguments.tls_cert_file is None) != (arguments.tls_private_key_file is None):
         raise ConfigError("--tls-cert-file", "must be given together with --tls-private-key-file")
     if arguments.without_cluster:
-        for name in ("kubeconfig", "context", "secure_port", "tls_cert_file", "keda_port"):
+        for name in ("kubeconfig", "context", "secure_port", "tls_cert_file", "keda_port", "lease", "address"):
             if getattr(arguments, name) is not None:
                 raise ConfigError(f"--{name.replace('_', '-')}", "must be left out with --without-cluster")
     arguments.host = arguments.host or ("127.0.0.1" if arguments.without_cluster else None)
     arguments.secure_port = _secure_port(arguments)
+    _election(arguments)
+
+
+def _election(arguments: argparse.Namespace) -> None:
+    """The Lease's name and our address; no Lease: we are the only one."""
+    pod_ip = os.environ.get("POD_IP")
+    if arguments.lease is None and (pod_ip or arguments.address) and not arguments.without_cluster:
+        arguments.lease = "autoscaler"
+    if arguments.lease in (None, "off"):
+        arguments.lease = None
+        return
+    if arguments.address is None:
+        if not pod_ip:
+            raise ConfigError("--address", "is missing: the other replicas ask us there, and $POD_IP is not set")
+        host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
+        arguments.address = f"http://{host}:{arguments.port}"
 
 
 def _secure_port(arguments: argparse.Namespace) -> int | None:

@@ -1,7 +1,8 @@
 """The loops of `autoscaler serve`: each pool resumes from its log, fetches the past that it lacks, turns, and learns anew.
 
-    pools = [Served.open(settings, target=..., log=Path("steps"), board=board) for settings in config.pools]
-    runners = runners_of(pools)
+    made = autoscaler_for(settings)
+    pool = Served.open(made, resumed(made, log / settings.name), target=..., log=log, board=board)
+    runners = runners_of([pool, ...])
 
 A pool's trouble stays its own: its Step grows stale, and every face says so.
 """
@@ -16,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoscaler.embed import autoscaler_for
 from autoscaler.errors import ConfigError, LogError, SourceError
 from autoscaler.log import StepLog, restore, segments
 from autoscaler.loop import Loop, SystemClock, tick_together
@@ -66,16 +66,15 @@ class Served:
 
     @classmethod
     def open(
-        cls, settings: PoolSettings, *, target: Target | None, log: Path, board: Board, clock: Clock | None = None,
-        segment_bytes: int = 64_000_000, on_line: Callable[[str], None] | None = None,
+        cls, made: Autoscaler, memory: Memory, *, target: Target | None, log: Path, board: Board,
+        clock: Clock | None = None, segment_bytes: int = 64_000_000, on_line: Callable[[str], None] | None = None,
     ) -> Served:  # fmt: skip
-        """A pool that goes on where its log ended.  `target` None: see `Kept`.
+        """A pool that goes on from `memory`.  `target` None: see `Kept`.
 
         Raises ConfigError without a source, OSError where the log cannot be written.
         """
+        settings = made.settings
         source = source_of(settings)
-        made = autoscaler_for(settings)
-        memory = resumed(made, log / settings.name)
         written = StepLog(log / settings.name, made, memory, segment_bytes=segment_bytes, on_line=on_line)
         if target is None:
             last = memory.last_step
@@ -91,15 +90,6 @@ class Served:
     def name(self) -> str:
         """The pool's."""
         return self.settings.name
-
-    def show_last(self) -> None:
-        """Post the Step that the log ended with, where it may still be acted on: a restart is no gap."""
-        step = self.loop.memory.last_step
-        if step is None:
-            return
-        age = self.board.now() - step.decision.at_seconds
-        if 0 <= age <= self.board.limit_seconds(self.name):
-            self.board.post(step)
 
     async def backfill(self, hours: float) -> int:
         """Take in the past that the log does not have, of a source that has one; the number of Observations."""
@@ -157,6 +147,13 @@ def resumed(made: Autoscaler, folder: Path) -> Memory:
     except (LogError, ConfigError) as error:
         logger.error("pool %s: begins anew, its log cannot be resumed: %s", made.settings.name, error)
         return made.start()
+
+
+def show_last(board: Board, memory: Memory) -> None:
+    """Post the Step that a log ended with, where it may still be acted on: a restart is no gap."""
+    step = memory.last_step
+    if step is not None and 0 <= board.now() - step.decision.at_seconds <= board.limit_seconds(memory.pool):
+        board.post(step)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from autoscaler.embed import autoscaler_for
 from autoscaler.errors import ConfigError, SourceUnavailable
 from autoscaler.log import observations_of, verify
 from autoscaler.schema import build
@@ -16,7 +17,7 @@ from autoscaler.testing import FakeClock, FakeSource, FakeTarget, observation
 from autoscaler.types import Observation, Replicas
 from metrics_adapter.board import Board, Stale
 from metrics_adapter.prometheus import PrometheusSource
-from metrics_adapter.serve_pools import Kept, Runner, Served, groups_of, runners_of
+from metrics_adapter.serve_pools import Kept, Runner, Served, groups_of, resumed, runners_of, show_last
 from metrics_adapter.serve_refit import RefitFailed, refit, refitted
 
 START = 1_767_225_600
@@ -35,9 +36,11 @@ class World:
         self.settings = settings_of(name, **section)
         self.board = Board([self.settings], now=self.clock.now_seconds)
         self.rate = 4.0
+        made = autoscaler_for(self.settings)
         self.pool = Served.open(
-            self.settings, target=FakeTarget(clock=self.clock), log=folder, board=self.board, clock=self.clock
-        )
+            made, resumed(made, folder / name), target=FakeTarget(clock=self.clock), log=folder, board=self.board,
+            clock=self.clock,
+        )  # fmt: skip
         self.source = FakeSource(make=self.make)
         self.pool.loop.source = self.source
         self.runner = Runner(pools=[self.pool])
@@ -60,7 +63,7 @@ def test_each_turn_is_posted_and_a_restart_shows_the_last_step_at_once(tmp_path:
         await world.pool.close()
         again = World(tmp_path)
         again.clock.at_seconds = START + 50
-        again.pool.show_last()
+        show_last(again.board, again.pool.loop.memory)
         assert again.board.fresh("chat") == step
         assert again.pool.loop.memory == world.pool.loop.memory
         await again.turn()
@@ -69,7 +72,7 @@ def test_each_turn_is_posted_and_a_restart_shows_the_last_step_at_once(tmp_path:
         assert verify(again.pool.loop.autoscaler, tmp_path / "chat") == 4
         late = World(tmp_path)
         late.clock.at_seconds = START + 600
-        late.pool.show_last()
+        show_last(late.board, late.pool.loop.memory)
         with pytest.raises(Stale, match="not observed yet"):
             late.board.fresh("chat")
         await late.pool.close()
