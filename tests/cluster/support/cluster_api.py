@@ -153,7 +153,7 @@ class Api:
 
 def condition(o: Object, kind: str) -> Object:
     """The condition of that type, or an empty dict."""
-    found: Sequence[Object] = o.get("status", {}).get("conditions", [])
+    found: Sequence[Object] = o.get("status", {}).get("conditions") or ()
     return next((c for c in found if c["type"] == kind), {})
 
 
