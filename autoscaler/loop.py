@@ -81,6 +81,7 @@ class Writers:
 class Loop:
     """Decides for one pool for as long as it runs: its settings' interval gives the grid of instants.
 
+    `problem`: why the last turn was skipped or saw nothing, "" if it did not; the log says it when it changes.
     `owns_target`: nobody else is meant to write the number.  One who does is reported and not fought; where others scale
     by our decisions (an HPA), it is False.
     """
@@ -94,6 +95,7 @@ class Loop:
     counts: Counts = field(default_factory=Counts)
     owns_target: bool = True
     writers: Writers = field(default_factory=Writers)
+    problem: str = ""
 
     async def tick(self) -> Step | None:
         """One turn; None when the target's counts could not be read, which skips the turn."""
@@ -108,14 +110,14 @@ class Loop:
             replicas = await self.target.replicas()
         except TargetError as error:
             self.counts.skipped_ticks += 1
-            logger.warning("pool %s: turn skipped, the target cannot be read: %s", self.memory.pool, error)
+            self._trouble(f"turn skipped, the target cannot be read: {error}")
             return None
         self._look(at, replicas.desired)
         observation = await self._observe(at, replicas)
         last = self.memory.state.at_seconds
         if last is not None and observation.at_seconds < last:
             self.counts.skipped_ticks += 1
-            logger.warning("pool %s: turn skipped, the clock went back", self.memory.pool)
+            self._trouble("turn skipped, the clock went back")
             return None
         return observation
 
@@ -150,12 +152,23 @@ class Loop:
 
     async def _observe(self, at: int, replicas: Replicas) -> Observation:
         try:
-            return await self.source.observe(at, replicas)
+            seen = await self.source.observe(at, replicas)
         except SourceError as error:
             self.counts.source_errors += 1
-            logger.warning("pool %s: nothing could be measured: %s", self.memory.pool, error)
+            self._trouble(f"nothing could be measured: {error}")
             interval = self.autoscaler.settings.interval_seconds
             return Observation(pool=self.memory.pool, at_seconds=at, window_seconds=interval, replicas=replicas)
+        self._trouble("")
+        return seen
+
+    def _trouble(self, text: str) -> None:
+        """What is wrong now; the log says it once, however many turns it lasts, and when it is over."""
+        if text != self.problem:
+            if text:
+                logger.warning("pool %s: %s", self.memory.pool, text)
+            else:
+                logger.info("pool %s: no more: %s", self.memory.pool, self.problem)
+        self.problem = text
 
     def _look(self, at: int, desired: int) -> None:
         """Report a number that somebody else wrote."""

@@ -50,6 +50,7 @@ class Board:
         for pool in pools:
             self.exposition.add_pool(pool, stale_after_seconds=self.limit_seconds(pool.name))
         self._steps: dict[str, deque[Step]] = {name: deque(maxlen=most_recent) for name in self.pools}
+        self._problems: dict[str, str] = {}
         self._listeners: WeakSet[_Changes] = WeakSet()
 
     def post(self, step: Step, *, counts: Counts | None = None, refits: int | None = None) -> None:
@@ -66,12 +67,14 @@ class Board:
         if step.decision.at_seconds == last:
             steps.pop()
         steps.append(step)
+        self._problems.pop(pool, None)
         for listener in tuple(self._listeners):
             listener.tell(pool)
 
-    def note(self, pool: str, *, counts: Counts | None = None, refits: int | None = None) -> None:
-        """Take what the loop counted in a turn that made no Step."""
+    def note(self, pool: str, *, counts: Counts | None = None, refits: int | None = None, problem: str = "") -> None:
+        """Take what the loop counted in a turn that made no Step, and why it made none."""
         self._of(pool)
+        self._problems[pool] = problem
         self.exposition.note(pool, counts=counts, refits=refits)
 
     def last(self, pool: str) -> Step | None:
@@ -82,11 +85,13 @@ class Board:
     def fresh(self, pool: str) -> Step:
         """The last Step.  Raises Stale if there is none, or it is too old to act on."""
         step = self.last(pool)
+        problem = self._problems.get(pool)
+        why = f": {problem}" if problem else ""
         if step is None:
-            raise Stale(f"pool {pool}: not observed yet, nothing has been decided since the start")
+            raise Stale(f"pool {pool}: not observed yet, nothing has been decided since the start{why}")
         age, limit = self.now() - step.decision.at_seconds, self.limit_seconds(pool)
         if age > limit:
-            raise Stale(f"pool {pool}: last step is {age:.0f} s old, the limit is {limit} s")
+            raise Stale(f"pool {pool}: last step is {age:.0f} s old, the limit is {limit} s{why}")
         if -age > limit:
             raise Stale(f"pool {pool}: last step is {-age:.0f} s ahead of the clock, the limit is {limit} s")
         return step

@@ -32,6 +32,7 @@ logger = logging.getLogger("autoscaler.serve")
 
 VALID_DAYS = 365
 CHECK_SECONDS = 60.0
+RETRY_SECONDS = 3.0  # while our authority is not known, nobody gets through to us
 MOST_AUTHORITIES = 8  # of a caBundle: restarts add one each, and the oldest go
 
 
@@ -154,11 +155,11 @@ class Keeper:
     async def keep(self, interval_seconds: float = CHECK_SECONDS) -> None:
         """Look after both for ever."""
         while True:
-            await self.look()
-            await asyncio.sleep(interval_seconds)
+            done = await self.look()
+            await asyncio.sleep(interval_seconds if done else min(interval_seconds, RETRY_SECONDS))
 
-    async def look(self, now: datetime | None = None) -> None:
-        """Write what is missing now; what cannot be written is said once, and tried again at the next look."""
+    async def look(self, now: datetime | None = None) -> bool:
+        """Write what is missing now; whether all is there.  What cannot be written is said once."""
         if (now or datetime.now(UTC)) >= self._next.renew_at:
             self._next = issue(self._next.names, self._next.cert_file.parent.parent, now=now)
         issued = self._next
@@ -168,6 +169,7 @@ class Keeper:
         self._problem = problem
         if issued.cert_file != self._certificates.cert_file and not problem:  # its authority is known by now
             self._certificates.use(issued.cert_file, issued.key_file)
+        return not problem
 
     async def _publish(self, ca_pem: str, now: datetime | None) -> str:
         """Why the caBundle could not be written; "" if it holds `ca_pem`."""

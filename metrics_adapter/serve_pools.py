@@ -129,7 +129,9 @@ class Served:
         if posted and memory.last_step is not None:
             self.board.post(memory.last_step, counts=counts, refits=memory.beliefs.refits)
         else:
-            self.board.note(self.name, counts=counts, refits=memory.beliefs.refits)
+            self.board.note(
+                self.name, counts=counts, refits=memory.beliefs.refits, problem=self.loop.problem or "the turn failed"
+            )
 
     async def close(self) -> None:
         """Give back the connections and the log."""

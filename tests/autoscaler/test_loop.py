@@ -216,6 +216,23 @@ def test_a_refit_is_taken_and_written_among_the_steps(tmp_path: Path) -> None:
     assert restore(autoscaler, tmp_path / "p") == world.loop.memory
 
 
+def test_trouble_is_said_once_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.target.failure = TargetError("nobody answers")
+    with caplog.at_level(logging.INFO, logger="autoscaler"):
+        world.turn(3)
+        assert world.loop.problem == "turn skipped, the target cannot be read: nobody answers"
+        world.target.failure = None
+        world.source.broken = True
+        world.turn(3)
+        assert world.loop.problem.startswith("nothing could be measured")
+        world.source.broken = False
+        world.turn(3)
+    assert world.loop.problem == ""
+    assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING", "INFO"]
+    assert world.loop.counts.skipped_ticks == world.loop.counts.source_errors == 3
+
+
 def test_the_system_clock_tells_whole_seconds_and_waits() -> None:
     clock = SystemClock()
     now = clock.now_seconds()

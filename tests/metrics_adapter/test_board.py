@@ -75,6 +75,21 @@ def test_a_pool_of_long_intervals_may_miss_two_turns():
     assert 'autoscaler_decision_replicas{pool="slow"}' not in board.exposition.text(now())
 
 
+def test_a_person_reads_why_there_is_no_step():
+    now, chat = Now(), pool()
+    board = Board([chat.settings], now=now)
+    board.note("chat", problem="turn skipped, the target cannot be read: not found")
+    with pytest.raises(Stale, match="not observed yet.*: turn skipped, the target cannot be read: not found$"):
+        board.fresh("chat")
+    board.post(step_of(chat, START))
+    now.seconds = START + 94.2
+    with pytest.raises(Stale, match="the limit is 45 s$"):
+        board.fresh("chat")
+    board.note("chat", problem="turn skipped, the clock went back")
+    with pytest.raises(Stale, match="the limit is 45 s: turn skipped, the clock went back$"):
+        board.fresh("chat")
+
+
 def test_keeps_the_last_steps_in_order_and_leaves_earlier_ones_out():
     chat = pool()
     steps = [step_of(chat, START + 10 * i) for i in range(5)]
