@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from autoscaler import limits as bound
 from autoscaler.coupling import Member, ratio, spares
+from autoscaler.deferrable import Ballast, with_classes
 from autoscaler.errors import ConfigError, ForecastError
 from autoscaler.facts import Facts, work_in
 from autoscaler.health import healthy, overdue_at, replaced
@@ -57,7 +58,7 @@ class Autoscaler:
             settings=settings,
             forecaster=forecaster,
             capacity_model=capacity_model,
-            policies=chosen,
+            policies=(*chosen, Ballast()),
             recent_seconds=max([*windows, 120]) + settings.interval_seconds,
         )
 
@@ -158,6 +159,7 @@ class Autoscaler:
         before = memory.recent[-1].replicas if memory.recent else None
         late = overdue_at(memory.state, before, observation, capacity.startup(0.99))
         state = replace(state, at_seconds=at, unknown_since_seconds=since, overdue_at_seconds=late)
+        state = with_classes(state, observation, capacity, work)
         kept = tuple(o for o in memory.recent if at - o.at_seconds < self.recent_seconds)
         # This Observation teaches the next step: more demand must not make replicas look stronger in the same one.
         taught = self.capacity_model.observe(memory.beliefs.capacity, observation, lengths, work)
@@ -202,7 +204,9 @@ class Autoscaler:
         if best is None:
             best = Reason(rule="hold", before=current, after=current)
         wanted, reasons = best.after, [best if current == desired else replace(best, before=desired)]
-        recommended, low = bound.remember(s.limits, facts.state, at, wanted, keep_seconds)
+        # Work that may wait keeps nothing: it is not late when a replica has to come again.
+        urgent = max((r.after for r in proposals if r.rule != "deferrable"), default=wanted)
+        recommended, low = bound.remember(s.limits, facts.state, at, urgent, keep_seconds)
         state = replace(facts.state, recommended=recommended, recommended_low=low)
         stages: tuple[Callable[[int], tuple[int, Reason | None]], ...] = (
             lambda n: bound.keep(state, at, current, n, keep_seconds),

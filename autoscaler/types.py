@@ -260,13 +260,23 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestClass:
-    """Work of one class that may wait up to `deadline_seconds`; what arrived and what is still queued."""
+    """Requests that may wait up to `deadline_seconds`: what of them arrived, and what still waits.
+
+    None of it is in the Observation's own `demand` and `load`, which are of the requests that must not wait.
+    """
 
     name: str
     deadline_seconds: float
     demand: Demand | None = None
     waiting_requests: float | None = None
     waiting_prompt_tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.deadline_seconds < math.inf:
+            raise ConfigError("classes.deadline_seconds", f"{self.deadline_seconds!r} must be a finite number > 0")
+        _finite(
+            "classes", waiting_requests=self.waiting_requests, waiting_prompt_tokens=self.waiting_prompt_tokens
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,6 +433,7 @@ class State:
     limits.  `seen`: signal groups that this pool has ever reported.  `prompt_weight`, `output_weight`: decayed numbers of
     requests behind the mean lengths.  `prompt_moments`, `output_moments`: None before a histogram was seen.
     `overdue_at_seconds`: when the starts in flight are overdue.  `replaced`: replicas of `desired` that stand for sick ones.
+    `mean_total_work`: Erlangs of interactive and deferrable requests together, where there are such classes.
     """
 
     at_seconds: int | None = None
@@ -440,6 +451,7 @@ class State:
     output_moments: Moments | None = None
     overdue_at_seconds: int | None = None
     replaced: int = 0
+    mean_total_work: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

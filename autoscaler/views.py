@@ -53,6 +53,16 @@ def _backlog(i: Inputs) -> str:
     )
 
 
+def _deferrable(i: Inputs) -> str:
+    if "missing" in i:
+        return "of work that may wait it is not known how much there is, and nothing is lowered on ignorance"
+    return (
+        f"all work together is {number(i['work'])} replica-seconds per second on average, and {number(i['queued_seconds'])}"
+        f" replica-seconds that may wait {duration(float(i['deadline_seconds']))} are queued, {number(i['due'])} per second of"
+        f" them due; one replica carries {number(i['feasible_load'])}"
+    )
+
+
 def _sick(i: Inputs) -> str:
     broken, late = float(i["unhealthy"]), float(i["overdue_starts"])
     what = [f"{replicas(int(broken))} unhealthy"] if broken else []
@@ -88,6 +98,7 @@ _PROSE: dict[str, Callable[[Inputs], str]] = {
     "tolerance": lambda i: f"the change is within {float(i['tolerance_fraction']):.0%}",
     "stabilization": lambda i: f"recommendations of the last {duration(float(i['window_seconds']))} do not all agree",
     "rate": lambda i: f"the rate limit of {duration(float(i['period_seconds']))} allows no more",
+    "deferrable": _deferrable,
     "sick": _sick,
     "ratio": lambda i: (
         f"pool {i['pool']} has {number(i['replicas'])}, and {number(i['replicas_per_replica'])} are wanted here for each there"

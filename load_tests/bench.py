@@ -72,6 +72,12 @@ def _fluid(quick: bool) -> Iterable[BenchRow]:
     return rows(quick)
 
 
+def _ballast(quick: bool) -> Iterable[BenchRow]:
+    from load_tests.bench_ballast import rows
+
+    return rows(quick)
+
+
 def _drills(quick: bool) -> Iterable[BenchRow]:
     from load_tests.drills import rows
 
@@ -91,6 +97,7 @@ BENCHES: dict[str, tuple[Bench, str]] = {
     "validate": (_validate, "how close the simulated replica is to queueing theory and to measured vLLM runs"),
     "fluid": (_fluid, "how close the fluid twin is to the simulated fleet, in cost and attainment"),
     "capacity": (_capacity, "how near the learned capacity of a replica is to what simulated replicas carry"),
+    "ballast": (_ballast, "what work that may wait saves: GPU-hours over the work itself, in a fluid twin"),
     "drills": (_drills, "what each policy does when something goes wrong at a rising load"),
 }
 
