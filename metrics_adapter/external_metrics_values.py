@@ -6,7 +6,8 @@ asks in its own namespace and must not read another team's pool.
 
     desired_replicas    the wanted count, whole, for `AverageValue: "1"`
     desired_ratio       the same for a consumer with `Value: "1"`, see `value_form`
-    every other gauge   of our own /metrics that is a signal, without its prefix ``autoscaler_``, with its labels
+    signals             by the names that policies track them by: `autoscaler.signals.SIGNALS`, over the last observation
+    beliefs, choice     gauges of our own /metrics, without their prefix ``autoscaler_``, with their labels
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import partial
 
 from autoscaler.errors import AutoscalerError
 from autoscaler.settings import PoolSettings
+from autoscaler.signals import SIGNALS, Signal, window_mean
 from autoscaler.types import Step
 from metrics_adapter.board import Board
 from metrics_adapter.exposition_reads import View
@@ -25,13 +27,11 @@ from metrics_adapter.external_metrics_selector import Selector
 
 MOST_MILLI = 2**63 - 1  # what a Quantity's reader holds
 PREFIX = "autoscaler_"
-# Gauges that tell of ourselves or need more than a Step: nothing to scale on.
-NO_SIGNALS = frozenset(
-    f"{PREFIX}{name}"
-    for name in (
-        "step_timestamp_seconds", "step_age_seconds", "step_fresh", "observation_window_seconds", "slo_attained_fraction",
-        "slo_burn_ratio",
-    )
+# Gauges of /metrics that are no signal under another name already, and that a Step alone tells.
+GAUGES = (
+    "replicas", "next_replica_ready_seconds", "reporting_replicas", "ttft_seconds", "itl_seconds", "e2e_seconds",
+    "work_erlangs", "forecast_work_erlangs", "forecast_coverage_fraction", "capacity_feasible_erlangs", "utilization_ratio",
+    "startup_seconds", "decision_recommended_replicas", "decision_preload_replicas", "decision_proposed_replicas",
 )  # fmt: skip
 Labels = tuple[tuple[str, str], ...]
 
@@ -89,7 +89,8 @@ def pick(metric: str, candidates: Iterable[Candidate], selector: Selector) -> It
                 raise Ambiguous(f"{metric}: the selector must name one item, and it names {_spell(found)}")
     if found:
         return found[0]
-    raise NoSuchItem(f"{metric}: the selector names no item; one of them has {_spell(others[:1])}")
+    there_is = f"one of them has {_spell(others[:1])}" if others else "there is none"
+    raise NoSuchItem(f"{metric}: the selector names no item; {there_is}")
 
 
 def _spell(items: Iterable[Item]) -> str:
@@ -124,9 +125,11 @@ def metrics_of(board: Board) -> dict[str, Metric]:
         "desired_replicas": partial(_pools, board, _desired),
         "desired_ratio": partial(_pools, board, _ratio),
     }
-    for series in SERIES:
-        if series.type == "gauge" and series.name not in NO_SIGNALS and not series.name.endswith("_info"):
-            found[series.name.removeprefix(PREFIX)] = partial(_pools, board, partial(_series, series))
+    for name, signal in SIGNALS.items():
+        found[name] = partial(_pools, board, partial(_signal, name, signal))
+    gauges = {series.name.removeprefix(PREFIX): series for series in SERIES}
+    for name in GAUGES:
+        found[name] = partial(_pools, board, partial(_series, name, gauges[name]))
     return found
 
 
@@ -156,16 +159,27 @@ def _ratio(settings: PoolSettings, step: Step) -> Iterable[Item]:
     yield _item(settings, step, value_form(step.decision.replicas, step.observation.replicas.ready))
 
 
-def _series(series: Series, settings: PoolSettings, step: Step) -> Iterable[Item]:
+def _signal(name: str, signal: Signal, settings: PoolSettings, step: Step) -> Iterable[Item]:
+    value = window_mean((step.observation,), signal.read, signal.kind, step.observation.window_seconds)
+    milli = None if value is None else milli_of(value)
+    if milli is None:
+        raise _unmeasured(name, settings)
+    yield _item(settings, step, milli)
+
+
+def _series(name: str, series: Series, settings: PoolSettings, step: Step) -> Iterable[Item]:
     found = []
     for labels, value in series.read(View(settings=settings, step=step)):
         milli = milli_of(value)
         if milli is not None:
             found.append(_item(settings, step, milli, labels))
     if not found:
-        name = series.name.removeprefix(PREFIX)
-        raise Unmeasured(f"pool {settings.name}: {name} is not known in the last step")
+        raise _unmeasured(name, settings)
     return found
+
+
+def _unmeasured(name: str, settings: PoolSettings) -> Unmeasured:
+    return Unmeasured(f"pool {settings.name}: {name} is not known in the last step")
 
 
 def _item(settings: PoolSettings, step: Step, milli: int, labels: Labels = ()) -> Item:

@@ -17,6 +17,7 @@ from kubernetes.utils.quantity import parse_quantity
 from served import Served, served
 
 from autoscaler import Pool
+from autoscaler.signals import SIGNALS
 from autoscaler.testing import observation
 from autoscaler.types import Forecast, Histogram, Latency, Step
 from metrics_adapter.board import Board
@@ -121,23 +122,25 @@ def test_the_wanted_count_is_one_whole_number_of_the_steps_instant(client: k8s.A
 @pytest.mark.parametrize(
     ("metric", "selector", "value"),
     [
-        ("demand_requests_per_second", "pool=chat", 4.0),
-        ("load_waiting_requests", "pool=chat", 2.5),
+        ("requests_per_second", "pool=chat", 4.0),
+        ("waiting_requests", "pool=chat", 2.5),
+        ("ttft_p95_seconds", "pool=chat", 1.0),
         ("ttft_seconds", "pool=chat,level=0.95", 1.0),
         ("ttft_seconds", "pool in (chat),level notin (0.5,0.9,0.99)", 1.0),
         ("forecast_work_erlangs", "pool=chat,window=0,level=0.95", 2.0),
         ("forecast_work_erlangs", "pool=chat,window>0", 1.5),  # the other one is NaN
         ("replicas", "pool=chat,stage=ready", 3.0),
-        ("decision_replicas", "pool=chat", None),
         ("desired_ratio", "pool=chat", None),
     ],
 )
-def test_signals_with_their_labels(client: k8s.ApiClient, world: World, metric: str, selector: str, value: float):
+def test_signals_with_their_labels(
+    client: k8s.ApiClient, world: World, metric: str, selector: str, value: float | None
+):
     item = ask(client, metric, selector)["items"]
     assert len(item) == 1
     found = float(parse_quantity(item[0]["value"]))
     decided = world.step.decision.replicas
-    expected = {"decision_replicas": decided, "desired_ratio": value_form(decided, 3) / 1000}.get(metric, value)
+    expected = {"desired_ratio": value_form(decided, 3) / 1000}.get(metric, value)
     assert found == pytest.approx(expected, abs=0.0005)
 
 
@@ -154,7 +157,7 @@ def test_signals_with_their_labels(client: k8s.ApiClient, world: World, metric: 
         ("ttft_seconds", "pool=chat,level=0.42", "llm", 404, "one of them has pool=chat,level=0.5"),
         ("desired_replicas", "pool=silent", "llm", 503, "pool silent: not observed yet"),
         ("desired_replicas", None, "llm", 400, "must name one item"),
-        ("load_gpu_utilization_fraction", "pool=chat", "llm", 503, "is not known in the last step"),
+        ("gpu_utilization_fraction", "pool=chat", "llm", 503, "is not known in the last step"),
     ],
 )  # fmt: skip
 def test_refusals(client: k8s.ApiClient, metric: str, selector: str, namespace: str, code: int, said: str):
@@ -192,8 +195,8 @@ def test_discovery_as_a_kubernetes_client_reads_it(client: k8s.ApiClient, server
     assert rows["desired_replicas"].kind == "ExternalMetricValueList"
     assert rows["desired_replicas"].namespaced
     assert rows["desired_replicas"].verbs == ["get"]
-    assert {"demand_requests_per_second", "ttft_seconds", "itl_seconds", "load_waiting_prompt_tokens"} <= set(rows)
-    assert {"load_kv_cache_fraction", "load_gpu_utilization_fraction", "forecast_work_erlangs"} <= set(rows)
+    assert {"ttft_seconds", "itl_seconds", "work_erlangs", *SIGNALS} <= set(rows)
+    assert {"kv_cache_fraction", "gpu_utilization_fraction", "forecast_work_erlangs"} <= set(rows)
     assert not [n for n in rows if n.endswith(("_total", "_info"))]
     groups = client.deserialize(get(server, "/apis")[2].decode(), "V1APIGroupList", "application/json")
     assert [g.name for g in groups.groups] == [GROUP]

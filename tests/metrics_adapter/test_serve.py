@@ -147,10 +147,10 @@ def test_replicas_that_do_not_answer_hold_the_number(tmp_path: Path):
     with serving(path, *QUICK, "--log", "steps") as process:
         body = json.loads(process.until(f"{API}/desired_replicas", 200))
         assert body["items"][0]["value"] == "1"
-        code, text = process.get(f"{API}/demand_requests_per_second")
+        code, text = process.get(f"{API}/requests_per_second")
         assert (code, json.loads(text)["message"]) == (
             503,
-            "pool chat: demand_requests_per_second is not known in the last step",
+            "pool chat: requests_per_second is not known in the last step",
         )
         assert process.end() == 0
 
