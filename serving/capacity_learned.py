@@ -52,6 +52,7 @@ CACHED_HALF_LIFE_SECONDS = 600.0
 CV_SHARE = 0.3  # of a change of variations, which are estimates, against one of log means
 NEW_LAW = 0.02  # of the rate at the limit of the mean ITL, before another law is believed
 # How far windows may pull coefficients apart from the prior's shape, and how many the prior's scale is worth.
+GENERIC_SHAPES = tuple(replace(GENERIC_LAW, floor=floor) for floor in steps.FLOORS)
 KNOWN, GENERIC = (0.15, 5.0), (1.0, 0.5)
 GRAIN = 0.005  # of the logarithm of the factor: a pool's belief does not move with every request
 # Caution: so many standard deviations of what is not known, so that without data it is the prior's margin.
@@ -105,7 +106,8 @@ class LearnedCapacity:
         self.startup_prior = startup_prior(startup, known)
         self.engine, self.routing = self.prior.replica.engine, self.prior.replica.routing
         self.unit: Law = self.prior.replica.laws[0]
-        self.shape: Law = GENERIC_LAW if known is None else self.prior.replica.laws[-1]
+        linear, rooflike = self.prior.replica.laws[0], self.prior.replica.laws[-1]
+        self.shapes = GENERIC_SHAPES if known is None else (rooflike, linear)
 
     def start(self) -> LearnedBeliefs:
         """Beliefs before any data: the prior."""
@@ -114,8 +116,8 @@ class LearnedCapacity:
     def law(self, beliefs: LearnedBeliefs) -> Law:
         """The step law in force."""
         if beliefs.law.floor == 0 and beliefs.law.z == (1.0, 1.0, 1.0, 1.0):
-            return self.shape
-        return steps.law_from(self.shape, beliefs.law.z, steps.floors_of(self.shape)[beliefs.law.floor])
+            return self.shapes[0]
+        return steps.law_from(self.shapes, beliefs.law)
 
     def capacity(self, beliefs: LearnedBeliefs, lengths: Lengths, replicas: int) -> Capacity:
         """The Capacity at the present lengths, or at the settings' where they were not measured."""
@@ -216,7 +218,7 @@ class LearnedCapacity:
         window = steps.window_of(beliefs.steps, now, mix, CACHED_STEP * rounded[4])
         columns, weight, error = None, 0.0, 0.0
         if window is not None:
-            columns, weight = steps.columns_of(window, self.shape), window.weight
+            columns, weight = steps.columns_of(window, self.shapes), window.weight
             error = steps.predicted(columns, beliefs.law.z, beliefs.law.floor) - 1.0
         drifts = beliefs.steps.drifts
         beliefs = replace(beliefs, steps=steps.observed(beliefs.steps, now, columns, weight, error))
@@ -230,7 +232,7 @@ class LearnedCapacity:
         return self._with_law(replace(beliefs, solved_at_seconds=now.at_seconds), mix)
 
     def _with_law(self, beliefs: LearnedBeliefs, mix: Mix) -> LearnedBeliefs:
-        found = steps.solved(beliefs.steps, *(GENERIC if self.generic else KNOWN))
+        found = steps.solved(beliefs.steps, self.shapes, *(GENERIC if self.generic else KNOWN))
         if found is None:
             return beliefs
         new = replace(beliefs, law=found)

@@ -32,6 +32,7 @@ FASTER = 1.05  # that a window's pace counts at most: a queue that drains ends s
 TRUSTED_ROWS = 20.0  # before so many windows nothing is gated and nothing drifts
 
 Sums = tuple[float, ...]
+Shapes = tuple[Law, ...]  # laws that may be the replica's, but for their coefficients' sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +59,6 @@ class StepBeliefs:
     ready_since_seconds: int = 0
     running: float | None = None
     pace: float | None = None
-
-
-def floors_of(prior: Law) -> tuple[float, ...]:
-    """The floors that are told apart: the prior's own, or all where it has none."""
-    return (prior.floor,) if prior.floor > 0.0 else FLOORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,24 +193,34 @@ def floored(window: Window, sizes: tuple[tuple[float, float, float, float], ...]
     return total + missing
 
 
-def columns_of(window: Window, prior: Law) -> Sums:
-    """Steps, output tokens, context and floored tokens (one per floor), in shares of the window by the prior law.
+def columns_of(window: Window, shapes: Shapes) -> Sums:
+    """Steps, output tokens and context by the first of `shapes`, floored tokens by each: in shares of the window.
 
-    Attention in prefill goes with prefill tokens, in the prior's proportion.
+    Attention in prefill goes with prefill tokens, in a shape's proportion.
     """
-    y, sizes = window.seconds, step_sizes(window)
-    apart = max(prior.c - prior.b, 0.1 * prior.c)
-    attention = prior.e * window.pairs
-    tokens = tuple([(prior.b * floored(window, sizes, floor) + attention) / y for floor in floors_of(prior)])
-    fixed = prior.a * window.steps / y
-    return (fixed, apart * window.decode / y, prior.d * window.context / y, *tokens)
+    y, sizes, first = window.seconds, step_sizes(window), shapes[0]
+    tokens = tuple([(one.b * floored(window, sizes, one.floor) + one.e * window.pairs) / y for one in shapes])
+    fixed = first.a * window.steps / y
+    return (fixed, _apart(first) * window.decode / y, first.d * window.context / y, *tokens)
 
 
-def law_from(prior: Law, z: Sums, floor: float) -> Law:
-    """The law of multiples `z` (steps, output, context, tokens) of the prior's coefficients at a floor."""
-    apart = max(prior.c - prior.b, 0.1 * prior.c)
-    b = z[3] * prior.b
-    return Law(a=z[0] * prior.a, b=b, c=b + z[1] * apart, d=z[2] * prior.d, e=z[3] * prior.e, floor=floor)
+def _apart(law: Law) -> float:
+    """What an output token costs beyond a prompt token; at least a tenth, so that it can be multiplied."""
+    return max(law.c - law.b, 0.1 * law.c)
+
+
+def _middle(shapes: Shapes, at: int) -> Sums:
+    """Multiples (steps, output, context, tokens) that are the shape number `at` itself."""
+    first, one = shapes[0], shapes[at]
+    return one.a / first.a, _apart(one) / _apart(first), one.d / first.d, 1.0
+
+
+def law_from(shapes: Shapes, found: Solved) -> Law:
+    """The law of multiples (steps, output, context: of the first of `shapes`; tokens: of the chosen one)."""
+    first, one, z = shapes[0], shapes[found.floor], found.z
+    b = z[3] * one.b
+    c = b + z[1] * _apart(first)
+    return Law(a=z[0] * first.a, b=b, c=c, d=z[2] * first.d, e=z[3] * one.e, floor=one.floor)
 
 
 def predicted(columns: Sums, z: Sums, at: int) -> float:
@@ -257,10 +263,12 @@ def observed(beliefs: StepBeliefs, now: Observation, columns: Sums | None, weigh
     size = len(columns)
     old = beliefs.gram or (0.0,) * (size * (size + 1) // 2)
     new = [huber * x * y for i, x in enumerate(columns) for y in columns[i:]]
+    # What is kept of the past is kept at the new speed: engines that became slower are mostly slower in everything.
+    speed = min(2.0, max(0.5, 1.0 + error)) if drifted else 1.0
     return replace(
         beliefs,
-        gram=tuple([decay * a + b for a, b in zip(old, new, strict=True)]),
-        right=tuple([decay * a + huber * x for a, x in zip(beliefs.right or (0.0,) * size, columns, strict=True)]),
+        gram=tuple([decay * speed * speed * a + b for a, b in zip(old, new, strict=True)]),
+        right=tuple([decay * speed * a + huber * x for a, x in zip(beliefs.right or (0.0,) * size, columns, strict=True)]),
         square=decay * beliefs.square + huber,
         weight=decay * beliefs.weight + huber,
         sigma=sigma, up=up, down=down, gated=gated,
@@ -280,33 +288,37 @@ def _paced(beliefs: StepBeliefs, pace: float | None, now: Observation) -> float 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solved:
-    """Multiples of the prior's coefficients (steps, output, context, tokens), and the number of the floor."""
+    """Multiples of the prior's coefficients (steps, output, context, tokens), and the number of the shape with its floor."""
 
     z: Sums
     floor: int
 
 
-def solved(beliefs: StepBeliefs, spread: float, rows: float) -> Solved | None:
-    """What the sums tell, held by the prior's shape to within `spread` and by its scale as by `rows` windows.
+def solved(beliefs: StepBeliefs, shapes: Shapes, spread: float, rows: float) -> Solved | None:
+    """What the sums tell, held to one of `shapes` within `spread` and to its scale as by `rows` windows.
 
-    None without a window.  A prior without a floor takes the one that explains
-    the windows best, if clearly.
+    None without a window.  The shape that explains the windows best is taken; where none is known to have a floor, one
+    without only if clearly.
     """
     if not beliefs.gram or beliefs.weight <= 0.0:
         return None
     best, least = None, math.inf
-    for at in range(len(beliefs.right) - 3):
+    for at, shape in enumerate(shapes):
         gram, right = _four(beliefs, at)
-        whole = math.fsum(map(math.fsum, gram))
-        scale = (math.fsum(right) + rows) / (whole + rows)
-        held = (NOISE / spread) ** 2
-        held_gram = [[gram[i][j] + (held if i == j else 0.0) for j in range(4)] for i in range(4)]
-        z = nonnegative(held_gram, [r + held * scale for r in right])
+        middle = _middle(shapes, at)
+        whole = math.fsum(
+            m * math.fsum(g * n for g, n in zip(row, middle, strict=True)) for m, row in zip(middle, gram, strict=True)
+        )
+        scale = (math.fsum(m * r for m, r in zip(middle, right, strict=True)) + rows) / (whole + rows)
+        held = [(NOISE / (spread * m)) ** 2 for m in middle]
+        held_gram = [[gram[i][j] + (held[i] if i == j else 0.0) for j in range(4)] for i in range(4)]
+        z = nonnegative(held_gram, [right[i] + held[i] * scale * middle[i] for i in range(4)])
         left = beliefs.square + math.fsum(
             z[i] * (math.fsum(gram[i][j] * z[j] for j in range(4)) - 2.0 * right[i]) for i in range(4)
         )
+        left *= FLOOR_GAIN if shape.floor == shapes[0].floor == 0.0 else 1.0
         if left < least:
-            best, least = Solved(z=z, floor=at), left if at else FLOOR_GAIN * left
+            best, least = Solved(z=z, floor=at), left
     return best
 
 

@@ -13,6 +13,7 @@ from autoscaler.record import decode, encode
 from autoscaler.settings import ReplicaSettings, Slo, StartupSettings
 from autoscaler.types import Lengths
 from load_tests import bench_capacity_world as worlds
+from load_tests.measured import replica_model as worlds_model
 from serving.capacity import GENERIC_LAW, laws_of
 from serving.capacity_learned import LearnedBeliefs, LearnedCapacity
 from serving.capacity_steps import Window, columns_of, nonnegative, predicted, stuck
@@ -53,7 +54,7 @@ def test_a_wrong_profile_is_put_right():
     seen = observations(QWEN, CHAT, 2, lambda t: 0.9 * limit, 1800)
     pool = pool_that_saw(seen, profile=H100)
     told = LearnedCapacity(ReplicaSettings(profile=H100), StartupSettings(), Slo())
-    assert itl_rate(told.shape, CHAT, 0.05) > 1.8 * limit
+    assert itl_rate(told.shapes[0], CHAT, 0.05) > 1.8 * limit
     assert itl_rate(law_of(pool), CHAT, 0.05) == pytest.approx(limit, rel=0.12)
 
 
@@ -197,9 +198,25 @@ def test_columns_are_shares_of_the_window_by_the_prior():
         weight=1.0,
         step_tokens=None,
     )
-    columns = columns_of(window, law)
+    columns = columns_of(window, (law,))
     whole = law.a * 5000 + law.b * (3e5 + 24 * 5000) + (law.c - law.b) * 2e5 + law.d * 1e8
     assert predicted(columns, (1.0, 1.0, 1.0, 1.0), 0) == pytest.approx(whole / 100.0)
+
+
+def test_a_replica_without_a_floor_is_told_from_one_with():
+    """A profile has two laws; the windows of a replica of either say which it is."""
+    known = profile(QWEN)
+    limit = itl_rate(laws_of(known)[1], CHAT, 0.05)
+    linear = replace(
+        worlds_model(known), a=known.linear.a, b=known.linear.b, c=max(0.0, known.linear.c - known.linear.b), d=known.linear.d,
+        e=known.linear.e, floor_tokens=0.0,
+    )  # fmt: skip
+    for model, true in ((linear, laws_of(known)[0]), (worlds_model(known), laws_of(known)[1])):
+        here = worlds.World(model=model, mix=CHAT, replicas=2, slo=Slo())
+        seen = worlds.observations(here, lambda t: 2 * limit * (0.1 + 0.25 * t / 1800), 1800)
+        found = law_of(pool_that_saw(seen, profile=QWEN))
+        assert found.floor == true.floor
+        assert itl_rate(found, CHAT, 0.05) == pytest.approx(itl_rate(true, CHAT, 0.05), rel=0.03)
 
 
 def test_nothing_of_a_law_is_negative():
