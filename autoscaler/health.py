@@ -32,8 +32,8 @@ def sick(state: State, now: Observation) -> tuple[int, int]:
 
 
 def healthy(state: State, now: Observation) -> int:
-    """The number asked for less the replacements in it that are still needed: what carries, or will."""
-    return max(0, now.replicas.desired - min(state.replaced, sum(sick(state, now))))
+    """The number asked for less the replacements in it that are still needed, and any margin: what carries, or will."""
+    return max(0, now.replicas.desired - min(state.replaced, sum(sick(state, now))) - state.margin)
 
 
 def replace_sick(state: State, now: Observation, wanted: int, floor: int, least: int = 0) -> tuple[int, Reason | None]:

@@ -90,6 +90,23 @@ class QuotaSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpotSettings:
+    """How far a pool with spot groups relies on them."""
+
+    on_demand_fraction: float = setting(
+        0.3, "Share of the replicas needed that is never spot: the loss of a zone may take all spot; 1 uses none.",
+        low=0, high=1,
+    )  # fmt: skip
+    interruption_fraction: float = setting(
+        0.05, "Chance that a spot replica is taken away within one start-up time.", low=0, below=1
+    )
+    margin_sigmas: float = setting(
+        2.0, "Standard deviations of losses to stand ready for: 2 suffice in 98 of 100 cases; 0 covers the mean.",
+        low=0, high=6,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How few, how many, how fast.  Limits only narrow what policies recommend."""
 
@@ -105,6 +122,7 @@ class Limits:
     scale_down: Rate = setting(factory=Rate, doc="Limits of the way down; none by default: the keep window does this.")
     schedule: tuple[ScheduleEntry, ...] = setting((), "Bounds by time of day.")
     ratio: RatioSettings | None = setting(None, "Ratio to another pool that is decided with this one; None, off.")
+    spot: SpotSettings = setting(factory=SpotSettings, doc="How far spot groups are relied on, where there are any.")
     quota: QuotaSettings | None = setting(
         None, "GPU quota shared with other pools; None: what is spare is this pool's."
     )

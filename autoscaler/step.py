@@ -17,6 +17,7 @@ from autoscaler.errors import ConfigError, ForecastError
 from autoscaler.facts import Facts, work_in
 from autoscaler.health import healthy, overdue_at, replaced
 from autoscaler.lengths import lengths_of, with_lengths
+from autoscaler.placement import Placed, place
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.settings import PoolSettings
@@ -99,10 +100,17 @@ class Autoscaler:
         at, desired = observation.at_seconds, observation.replicas.desired
         turn = turn.then(bound.spare(spare_replicas, desired, turn.wanted)[1])
         turn = turn.then(bound.bounds(s.limits, at, turn.wanted)[1])
+        groups: Placed = ()
+        margin = 0
+        if observation.groups:
+            most = bound.bounds_at(s.limits, at)[1]
+            groups, why = place(observation.groups, turn.wanted, most, s.limits.spot)
+            margin = 0 if why is None or s.strategy == "observer" else max(0, why.after - why.before)
+            turn = turn.then(why)
         turn = turn.then(bound.observer(s.strategy, desired, turn.wanted)[1])
         extra = replaced(turn.reasons)
-        scaled = bound.remember_change(s.limits, facts.state, at, facts.current, turn.wanted - extra)
-        state = replace(turn.state, scaled=scaled, desired=turn.wanted, replaced=extra)
+        scaled = bound.remember_change(s.limits, facts.state, at, facts.current, turn.wanted - extra - margin)
+        state = replace(turn.state, scaled=scaled, desired=turn.wanted, replaced=extra, margin=margin)
         step = Step(
             observation=observation,
             forecast=facts.forecast,
@@ -111,7 +119,13 @@ class Autoscaler:
             closed_loop=observation.demand is not None and observation.demand.closed_loop,
             proposals=turn.proposals,
             state=state,
-            decision=Decision(pool=s.name, at_seconds=at, replicas=turn.wanted, reasons=turn.reasons),
+            decision=Decision(
+                pool=s.name,
+                at_seconds=at,
+                replicas=turn.wanted,
+                reasons=turn.reasons,
+                groups=groups if s.strategy != "observer" else (),
+            ),  # fmt: skip
         )
         return step, replace(turn.learned, state=state, last_step=step)
 

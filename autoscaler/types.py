@@ -249,13 +249,23 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Replicas of one placement group: its price, whether it is spot, and how many more the platform could give."""
+    """Replicas of one placement group: its price, whether it is spot, and how many more, and in all, it could have.
+
+    The price is of a whole replica, whatever number or fraction of GPUs that is.
+    """
 
     name: str
     replicas: Replicas
     price_per_replica_hour: float | None = None
     spot: bool = False
     spare_replicas: int | None = None
+    max_replicas: int | None = None
+
+    def __post_init__(self) -> None:
+        _finite(
+            "groups", price_per_replica_hour=self.price_per_replica_hour, spare_replicas=self.spare_replicas,
+            max_replicas=self.max_replicas,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,6 +443,7 @@ class State:
     limits.  `seen`: signal groups that this pool has ever reported.  `prompt_weight`, `output_weight`: decayed numbers of
     requests behind the mean lengths.  `prompt_moments`, `output_moments`: None before a histogram was seen.
     `overdue_at_seconds`: when the starts in flight are overdue.  `replaced`: replicas of `desired` that stand for sick ones.
+    `margin`: those that are more than are needed, because spot may be taken away or replicas move between groups.
     `mean_total_work`: Erlangs of interactive and deferrable requests together, where there are such classes.
     """
 
@@ -452,6 +463,7 @@ class State:
     overdue_at_seconds: int | None = None
     replaced: int = 0
     mean_total_work: float | None = None
+    margin: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

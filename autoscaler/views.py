@@ -63,6 +63,19 @@ def _deferrable(i: Inputs) -> str:
     )
 
 
+def _groups(i: Inputs) -> str:
+    margin, moving, left = float(i["margin"]), float(i["moving"]), float(i["unplaced"])
+    parts = [f"{number(i['on_demand'])} on demand and {number(i['spot'])} on spot"]
+    if margin:
+        lost = f"{float(i['interruption_fraction']):.0%}"
+        parts.append(f"{number(margin)} of them for what may be taken away ({lost} within a start-up time)")
+    if moving:
+        parts.append(f"{number(moving)} kept until others have taken over")
+    if left:
+        parts.append(f"no group has room for {number(left)} more")
+    return ", ".join(parts)
+
+
 def _sick(i: Inputs) -> str:
     broken, late = float(i["unhealthy"]), float(i["overdue_starts"])
     what = [f"{replicas(int(broken))} unhealthy"] if broken else []
@@ -99,6 +112,7 @@ _PROSE: dict[str, Callable[[Inputs], str]] = {
     "stabilization": lambda i: f"recommendations of the last {duration(float(i['window_seconds']))} do not all agree",
     "rate": lambda i: f"the rate limit of {duration(float(i['period_seconds']))} allows no more",
     "deferrable": _deferrable,
+    "groups": _groups,
     "sick": _sick,
     "ratio": lambda i: (
         f"pool {i['pool']} has {number(i['replicas'])}, and {number(i['replicas_per_replica'])} are wanted here for each there"
