@@ -57,7 +57,12 @@ def keda(plane: ControlPlane) -> Keda:
     plane.namespace("keda")
     keys, pair = _keys(plane, "keda", ["keda-metrics-apiserver.keda.svc"])
     kubeconfig, [metrics, probe, numbers, secure, pages] = plane.kubeconfig(), free_ports(5)
-    where = {"POD_NAMESPACE": "keda", "KUBECONFIG": str(kubeconfig), "WATCH_NAMESPACE": ""}
+    where = {
+        "POD_NAMESPACE": "keda",
+        "KEDA_CLUSTER_OBJECT_NAMESPACE": "keda",  # no pod's file tells it here
+        "KUBECONFIG": str(kubeconfig),
+        "WATCH_NAMESPACE": "",
+    }
     flags = [
         f"--kubeconfig={kubeconfig}",
         "--leader-elect=false",
