@@ -31,6 +31,7 @@ logger = logging.getLogger("autoscaler.serve")
 
 NAMESPACE, NAME = "kube-system", "extension-apiserver-authentication"
 MASTERS = "system:masters"
+DER = 2  # _ssl.ENCODING_DER
 REVIEW_SECONDS = 10.0
 MOST_REVIEWS = 4096
 
@@ -144,10 +145,21 @@ class FrontProxy:
         return headers.identity(request.headers)
 
     def _still_trusted(self, connection: ssl.SSLObject) -> bool:
-        """Whether all authorities that the connection was checked against are trusted now as well."""
+        """Whether the authority that vouched for the connection is trusted now as well.
+
+        A connection that was made while two were trusted outlives the one that did not vouch for it.
+        """
         context = connection.context
         assert self._certificates is not None
-        return isinstance(context, TrustingContext) and context.authorities <= self._certificates.authorities
+        now = self._certificates.authorities
+        return isinstance(context, TrustingContext) and (context.authorities <= now or _authority(connection) in now)
+
+
+def _authority(connection: ssl.SSLObject) -> bytes | None:
+    """The authority (DER) at the end of the chain by which a client was let in; None where Python does not tell."""
+    inner: Any = getattr(connection, "_sslobj", None)  # SSLObject itself tells it from Python 3.13 on
+    chain = inner.get_verified_chain() if hasattr(inner, "get_verified_chain") else None
+    return bytes(chain[-1].public_bytes(DER)) if chain else None
 
 
 class Untrusted(Exception):

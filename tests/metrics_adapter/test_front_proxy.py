@@ -217,8 +217,11 @@ def test_the_authority_rotates_under_open_connections(world: World):
     assert get(old_client, VALUE, **AS_HPA)[0] == 404
     world.take(world.config_map(world.front.pem + new.pem))
     assert get(old_client, VALUE, **AS_HPA)[0] == 404, "both are trusted: nobody is disturbed"
-    assert once(world.client(new), **AS_HPA) == 404
+    new_client = world.client(new)
+    assert get(new_client, VALUE, **AS_HPA)[0] == 404
     world.take(world.config_map(new.pem))
+    assert get(new_client, VALUE, **AS_HPA)[0] == 404, "its own authority stays, and so does its connection"
+    new_client.close()
     code, body = get(old_client, VALUE, **AS_HPA)
     assert code == 401
     assert "trusted no more" in body["message"]
