@@ -126,10 +126,18 @@ def service_to_loopback(name: str, namespace: str, port: int) -> Object:
 
 
 def api_service(
-    service: str, namespace: str, port: int, *, group: str = GROUP, ca_bundle: bytes | None = None
+    service: str,
+    namespace: str,
+    port: int,
+    *,
+    group: str = GROUP,
+    ca_bundle: bytes | None = None,
+    insecure: bool = False,
 ) -> Object:
-    """The group's registration; without `ca_bundle` (PEM) the serving certificate is not verified."""
-    trust: Object = {"caBundle": base64.b64encode(ca_bundle).decode()} if ca_bundle else {"insecureSkipTLSVerify": True}
+    """The group's registration; `ca_bundle` (PEM) is who signed the serving certificate, unless it is not looked at."""
+    trust: Object = {"insecureSkipTLSVerify": True} if insecure else {}
+    if ca_bundle is not None:
+        trust = {"caBundle": base64.b64encode(ca_bundle).decode()}
     return {
         "apiVersion": "apiregistration.k8s.io/v1",
         "kind": "APIService",

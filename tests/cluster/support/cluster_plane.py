@@ -251,18 +251,22 @@ class ControlPlane:
         namespace: str = "autoscaler-system",
         service: str = "autoscaler",
         ca_bundle: bytes | None = None,
+        verified: bool = False,
         group: str = objects.GROUP,
         available: bool = True,
     ) -> None:
         """Make an adapter that listens on `port` of this machine the server of the external metrics group.
 
-        `ca_bundle`: who signed its certificate, which must be good for SERVICE.NAMESPACE.svc; None does not verify it.
+        `ca_bundle`: who signed its certificate, which must be good for SERVICE.NAMESPACE.svc; None does not verify it, or,
+        if it shall be `verified`, leaves it to the adapter to write who did.
         Returns when the API server calls the group available, unless `available` is False.
         """
         self.namespace(namespace)
         self.api.apply(
             objects.service_to_loopback(service, namespace, port),
-            objects.api_service(service, namespace, port, group=group, ca_bundle=ca_bundle),
+            objects.api_service(
+                service, namespace, port, group=group, ca_bundle=ca_bundle, insecure=ca_bundle is None and not verified
+            ),
         )
         if available:
             wait_for(f"{group} is available", lambda: self.available(group), seconds=60)
