@@ -73,6 +73,7 @@ VERBS: tuple[tuple[str, str, str], ...] = (
 # Benches of a room that load_tests must not know: name, module, help.  The module has rows(quick) -> fields of BenchRows.
 ROOM_BENCHES: tuple[tuple[str, str, str], ...] = (
     ("scrape", "metrics_adapter.bench_scrape", "what reading pages of metrics costs, for one replica and for a fleet"),
+    ("serve", "metrics_adapter.bench_serve", "what an HPA's questions cost while the loop runs a hundred pools"),
 )
 
 

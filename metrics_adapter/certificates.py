@@ -15,6 +15,7 @@ import asyncio
 import logging
 import ssl
 import time
+from functools import lru_cache
 from pathlib import Path
 
 from autoscaler.errors import ConfigError
@@ -132,11 +133,6 @@ def _short(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
-def expires_at(certificate: dict[str, object]) -> float:
-    """Unix seconds at which a peer's certificate ends, as `getpeercert` gives it."""
-    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
-
-
 def common_name(certificate: dict[str, object]) -> str:
     """The last common name of the subject, "" without one."""
     name = ""
@@ -150,4 +146,9 @@ def common_name(certificate: dict[str, object]) -> str:
 
 def is_current(certificate: dict[str, object]) -> bool:
     """Whether it has not ended meanwhile: connections live long."""
-    return expires_at(certificate) > time.time()
+    return _seconds_of(str(certificate["notAfter"])) > time.time()
+
+
+@lru_cache(maxsize=64)
+def _seconds_of(text: str) -> float:
+    return float(ssl.cert_time_to_seconds(text))

@@ -69,10 +69,6 @@ class Selector:
         """Whether those about the keys of `labels` hold: other labels are not known yet."""
         return all(r.holds(labels) for r in self.requirements if r.key in labels)
 
-    def keys(self) -> frozenset[str]:
-        """The labels that it asks about."""
-        return frozenset(r.key for r in self.requirements)
-
 
 @lru_cache(maxsize=1024)
 def parse(text: str) -> Selector:

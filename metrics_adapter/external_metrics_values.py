@@ -13,7 +13,7 @@ asks in its own namespace and must not read another team's pool.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from autoscaler.errors import AutoscalerError
@@ -33,6 +33,7 @@ GAUGES = (
     "work_erlangs", "forecast_work_erlangs", "forecast_coverage_fraction", "capacity_feasible_erlangs", "utilization_ratio",
     "startup_seconds", "decision_recommended_replicas", "decision_preload_replicas", "decision_proposed_replicas",
 )  # fmt: skip
+MOST_SELECTORS = 4096  # that are remembered of a metric
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -68,15 +69,60 @@ class Candidate:
     name: str
     labels: Labels
     read: Callable[[], Iterable[Item]]
+    known: dict[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "known", dict(self.labels))
 
 
 Metric = Callable[[str], Iterable[Candidate]]
+Reader = Callable[[PoolSettings, Step], Iterable[Item]]
+
+
+class Fixed(tuple[Candidate, ...]):
+    """Candidates that do not change: which of them a selector means is found once."""
+
+    _meant: dict[Selector, tuple[Candidate, ...]]
+
+    def meant(self, selector: Selector) -> tuple[Candidate, ...]:
+        """Those that `selector` may mean."""
+        if not hasattr(self, "_meant"):
+            self._meant = {}
+        found = self._meant.get(selector)
+        if found is None:
+            if len(self._meant) >= MOST_SELECTORS:
+                self._meant.clear()
+            found = self._meant[selector] = tuple(c for c in self if selector.may_match(c.known))
+        return found
+
+
+class _OfPools:
+    """A metric of the board's pools."""
+
+    def __init__(self, board: Board, reader: Reader) -> None:
+        self._board, self._reader = board, reader
+        self._namespaces = {s.target.namespace for s in board.pools.values() if s.target is not None}
+        self._found: dict[str, Fixed] = {}
+
+    def __call__(self, namespace: str) -> Fixed:
+        # What is asked in any other namespace is not kept for each of them.
+        key = namespace if namespace in self._namespaces else ""
+        if key not in self._found:
+            self._found[key] = Fixed(
+                Candidate(name=name, labels=labels_of(settings), read=partial(self._read, settings))
+                for name, settings in self._board.pools.items()
+                if settings.target is None or settings.target.namespace == key
+            )
+        return self._found[key]
+
+    def _read(self, settings: PoolSettings) -> Iterable[Item]:
+        return self._reader(settings, self._board.fresh(settings.name))
 
 
 def pick(metric: str, candidates: Iterable[Candidate], selector: Selector) -> Item:
     """The one item of `metric` that `selector` means.  Raises Stale, Unmeasured, NoSuchItem or Ambiguous."""
-    there = list(candidates)
-    meant = [c for c in there if selector.may_match(dict(c.labels))]
+    there = candidates if isinstance(candidates, Fixed) else Fixed(candidates)
+    meant = there.meant(selector)
     if not meant:
         names = ", ".join(sorted(c.name for c in there)) or "none"
         raise NoSuchItem(f"{metric}: the selector names nothing in this namespace, which has {names}")
@@ -122,33 +168,20 @@ def value_form(wanted: int, ready: int) -> int:
 def metrics_of(board: Board) -> dict[str, Metric]:
     """All metrics of the board's pools, by name."""
     found: dict[str, Metric] = {
-        "desired_replicas": partial(_pools, board, _desired),
-        "desired_ratio": partial(_pools, board, _ratio),
+        "desired_replicas": _OfPools(board, _desired),
+        "desired_ratio": _OfPools(board, _ratio),
     }
     for name, signal in SIGNALS.items():
-        found[name] = partial(_pools, board, partial(_signal, name, signal))
+        found[name] = _OfPools(board, partial(_signal, name, signal))
     gauges = {series.name.removeprefix(PREFIX): series for series in SERIES}
     for name in GAUGES:
-        found[name] = partial(_pools, board, partial(_series, name, gauges[name]))
+        found[name] = _OfPools(board, partial(_series, name, gauges[name]))
     return found
-
-
-Reader = Callable[[PoolSettings, Step], Iterable[Item]]
-
-
-def _pools(board: Board, reader: Reader, namespace: str) -> Iterable[Candidate]:
-    for name, settings in board.pools.items():
-        if settings.target is None or settings.target.namespace == namespace:
-            yield Candidate(name=name, labels=labels_of(settings), read=partial(_read, board, reader, settings))
 
 
 def labels_of(settings: PoolSettings) -> Labels:
     """The labels of every item of a pool."""
     return (("pool", settings.name),)
-
-
-def _read(board: Board, reader: Reader, settings: PoolSettings) -> Iterable[Item]:
-    return reader(settings, board.fresh(settings.name))
 
 
 def _desired(settings: PoolSettings, step: Step) -> Iterable[Item]:

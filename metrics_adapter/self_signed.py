@@ -64,18 +64,27 @@ def service_names(service: str, namespace: str) -> tuple[str, ...]:
 
 def issue(names: Sequence[str], folder: Path, *, now: datetime | None = None) -> Issued:
     """A certificate for `names` below `folder`, which only we can read, by a new authority."""
+    return _issue(tuple(names), folder, now or datetime.now(UTC), server=True)
+
+
+def issue_client(common_name: str, folder: Path) -> Issued:
+    """A client's certificate, likewise."""
+    return _issue((common_name,), folder, datetime.now(UTC), server=False)
+
+
+def _issue(names: tuple[str, ...], folder: Path, begin: datetime, *, server: bool) -> Issued:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    begin = now or datetime.now(UTC)
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _signed(f"{names[0]} authority", f"{names[0]} authority", authority, authority, begin, ca=True)
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
     # The common name is limited to 64 characters; the names themselves are not.
     extensions: list[x509.ExtensionType] = [
         x509.SubjectAlternativeName([x509.DNSName(name) for name in names]),
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
+        x509.ExtendedKeyUsage([usage]),
     ]
     certificate = _signed(names[0], f"{names[0]} authority", key, authority, begin, extensions=extensions)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,7 +100,7 @@ def issue(names: Sequence[str], folder: Path, *, now: datetime | None = None) ->
         cert_file=cert_file,
         key_file=key_file,
         ca_pem=ca.public_bytes(serialization.Encoding.PEM).decode(),
-        names=tuple(names),
+        names=names,
         renew_at=begin + timedelta(days=VALID_DAYS * 2 / 3),
     )
 
