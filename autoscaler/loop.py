@@ -102,9 +102,12 @@ class Loop:
         observation = await self.look()
         return None if observation is None else await self.take(*self.autoscaler.step(self.memory, observation))
 
-    async def look(self) -> Observation | None:
-        """The first half of a turn: what is seen now; None skips the turn."""
-        at = self._instant()
+    async def look(self, *, early: bool = False) -> Observation | None:
+        """The first half of a turn: what is seen now; None skips the turn.
+
+        `early`: at this very second, between two instants of the grid, as something happened that cannot wait.
+        """
+        at = self.clock.now_seconds() if early else self._instant()
         self.counts.ticks += 1
         try:
             replicas = await self.target.replicas()
@@ -197,9 +200,9 @@ class Loop:
             logger.warning("pool %s: could not be scaled: %s", step.decision.pool, error)
 
 
-async def tick_together(loops: Sequence[Loop]) -> list[Step | None]:
+async def tick_together(loops: Sequence[Loop], *, early: bool = False) -> list[Step | None]:
     """One turn of pools that share a ratio or a quota, decided in one call; None for a pool whose turn is skipped."""
-    seen = await asyncio.gather(*(loop.look() for loop in loops))
+    seen = await asyncio.gather(*(loop.look(early=early) for loop in loops))
     found: list[Step | None] = [None] * len(loops)
     there = [(i, loop, o) for i, (loop, o) in enumerate(zip(loops, seen, strict=True)) if o is not None]
     made = step_group([x.autoscaler for _, x, _ in there], [x.memory for _, x, _ in there], [o for _, _, o in there])

@@ -97,6 +97,10 @@ class PrometheusSource:
         self._last_at, self._last_window = at_seconds, since
         return observation
 
+    async def knocked(self) -> bool:
+        """Never: a store that scrapes now and then knows nothing sooner than it tells anyway."""
+        return False
+
     async def backfill(
         self, since_seconds: int, until_seconds: int, *, progress: Progress | None = None
     ) -> Sequence[Observation]:

@@ -99,6 +99,14 @@ class ScrapeSource:
             await self._session.close()
             self._session = None
 
+    async def knocked(self) -> bool:
+        """Whether somebody came to the door since the last Observation; not, where there is none or it does not answer."""
+        for watch in self._beside:
+            if watch is self._door:
+                await watch.refresh()
+        counts, last = None if self._door is None else self._door(), self._last_door
+        return counts is not None and last is not None and counts.since(last[1]).requests > 0
+
     async def backfill(self, since_seconds: int, until_seconds: int) -> Sequence[Observation]:
         """Empty: replicas do not keep their past."""
         return ()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("autoscaler.serve")
 
 CHUNK = 200  # observations of the past that are taken in at once: other pools turn in between
+KNOCK_SECONDS = 0.5  # how often the door of a pool at zero is looked at between turns
 SPREAD_FRACTION = 0.5  # of an interval, over which the turns of all pools are spread
 
 
@@ -90,6 +91,12 @@ class Served:
     def name(self) -> str:
         """The pool's."""
         return self.settings.name
+
+    @property
+    def at_zero(self) -> bool:
+        """Whether it was decided that no replica is wanted."""
+        step = self.loop.memory.last_step
+        return step is not None and step.decision.replicas == 0
 
     async def backfill(self, hours: float) -> int:
         """Take in the past that the log does not have, of a source that has one; the number of Observations."""
@@ -178,18 +185,33 @@ class Runner:
                 await pool.backfill(backfill_hours)
         while True:
             self.turned = time.monotonic()
-            await asyncio.sleep(self.wait_seconds(time.time()))
+            until = self.turned + self.wait_seconds(time.time())
+            if await self.knocked(until):
+                await self.turn(early=True)
+            await asyncio.sleep(max(0.0, until - time.monotonic()))
             await self.turn()
+
+    async def knocked(self, until: float) -> bool:
+        """Whether, before `until`, somebody comes to the door of a pool that has no replica and should not wait for the turn."""
+        while until - time.monotonic() > KNOCK_SECONDS:
+            sources = [pool.source for pool in self.pools if pool.at_zero]
+            if not sources:
+                return False
+            await asyncio.sleep(KNOCK_SECONDS)
+            for source in sources:
+                if await source.knocked():
+                    return True
+        return False
 
     def wait_seconds(self, now: float) -> float:
         """Until the next turn: `offset_seconds` after a multiple of the interval."""
         interval = self.interval_seconds
         return interval - (now - self.offset_seconds) % interval
 
-    async def turn(self) -> None:
+    async def turn(self, *, early: bool = False) -> None:
         """One turn of all; whatever goes wrong is logged and leaves the last Steps to grow stale."""
         try:
-            steps = await tick_together([pool.loop for pool in self.pools])
+            steps = await tick_together([pool.loop for pool in self.pools], early=early)
         except Exception:  # one pool's defect must not silence the others
             logger.exception("pool %s: this turn failed", ", ".join(pool.name for pool in self.pools))
             steps = [None] * len(self.pools)
