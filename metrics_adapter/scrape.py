@@ -101,9 +101,10 @@ class ScrapeSource:
 
     async def knocked(self) -> bool:
         """Whether somebody came to the door since the last Observation; not, where there is none or it does not answer."""
-        for watch in self._beside:
-            if watch is self._door:
-                await watch.refresh()
+        from metrics_adapter.watch import DoorPage
+
+        if isinstance(self._door, DoorPage):
+            await self._door.refresh()
         counts, last = None if self._door is None else self._door(), self._last_door
         return counts is not None and last is not None and counts.since(last[1]).requests > 0
 
