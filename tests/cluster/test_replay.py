@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 START_SECONDS, SPREAD_SECONDS = 90.0, 20.0
 TRACE_SECONDS = 2100.0
+POLICY = os.environ.get("AUTOSCALER_REPLAY_POLICY", "auto, load-tested")
 
 
 def test_the_chain_does_what_the_simulator_says(
@@ -40,7 +41,7 @@ def test_the_chain_does_what_the_simulator_says(
     scenario = replace(scenario, window=Window(start_seconds=0, duration_seconds=TRACE_SECONDS), initial_replicas=8)
     prepared = prepare(scenario, 0)
     setup = with_startup(prepared.setup, startup(START_SECONDS, SPREAD_SECONDS))
-    policy = next(p for p in scenario.policies if isinstance(p, PoolPolicy) and p.name == "auto, load-tested")
+    policy = next(p for p in scenario.policies if isinstance(p, PoolPolicy) and p.name == POLICY)
     settings = policy_settings(scenario, policy, "pool")
     settings = replace(settings, limits=scenario.limits)
     expected = simulated(setup, contestant_of(settings, prepared))
