@@ -54,28 +54,39 @@ NEW_LAW = 0.02  # of the rate at the limit of the mean ITL, before another law i
 # How far windows may pull coefficients apart from the prior's shape, and how many the prior's scale is worth.
 GENERIC_SHAPES = tuple(replace(GENERIC_LAW, floor=floor) for floor in steps.FLOORS)
 KNOWN, GENERIC = (0.15, 5.0), (1.0, 0.5)
+# Of the KV cache: so much use in all before its size is told from it, and the steps of its logarithm that are told apart.
+LEAST_KV, KV_GRAIN, KV_HALF_LIFE_SECONDS = 1.0, 0.1, 3600.0
 GRAIN = 0.005  # of the logarithm of the factor: a pool's belief does not move with every request
 # Caution: so many standard deviations of what is not known, so that without data it is the prior's margin.
 DEVIATIONS = -math.log(MARGIN) / gains.SIGMA
 GENERIC_SIGMA = math.sqrt((math.log(GENERIC_MARGIN) / DEVIATIONS) ** 2 - gains.SIGMA**2)
 
 
+PRIOR = Solved(z=(1.0, 1.0, 1.0, 1.0), floor=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedBeliefs:
-    """What was learned: sums of windows, the law they told last (multiples of the prior's), the factor, start-ups.
+    """What was learned: sums of windows, the law they tell (multiples of the prior's), the factor, start-ups.
+
+    `fit`: what windows told last; `law`: the same when it last was another one at the limit, which capacity goes by.
 
     `mix`: the lengths, rounded, that the factor was learned at; `point`: those the closed forms were last asked for.
-    `cached`: share of prompt tokens found in the prefix cache, over about ten minutes.
+    `cached`: share of prompt tokens found in the prefix cache, over about ten minutes.  `kv`: decayed sums of the share of
+    the KV cache in use and of tokens that requests then held; `budget`: the largest steps seen, in tokens.
     """
 
     steps: StepBeliefs = field(default_factory=StepBeliefs)
-    law: Solved = field(default_factory=lambda: Solved(z=(1.0, 1.0, 1.0, 1.0), floor=0))
+    law: Solved = PRIOR
+    fit: Solved = PRIOR
     solved_at_seconds: int = 0
     gain: Gain = field(default_factory=Gain)
     starts: Starts = field(default_factory=Starts)
     mix: tuple[int, ...] = ()
     point: tuple[int, ...] = ()
     cached: float | None = None
+    kv: tuple[float, float] = (0.0, 0.0)
+    budget: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +115,7 @@ class LearnedCapacity:
         known = profile(settings.profile) if settings.profile is not None else None
         self.generic = known is None
         self.startup_prior = startup_prior(startup, known)
-        self.engine, self.routing = self.prior.replica.engine, self.prior.replica.routing
+        self.told, self.routing = self.prior.replica.engine, self.prior.replica.routing
         self.unit: Law = self.prior.replica.laws[0]
         linear, rooflike = self.prior.replica.laws[0], self.prior.replica.laws[-1]
         self.shapes = GENERIC_SHAPES if known is None else (rooflike, linear)
@@ -118,6 +129,18 @@ class LearnedCapacity:
         if beliefs.law.floor == 0 and beliefs.law.z == (1.0, 1.0, 1.0, 1.0):
             return self.shapes[0]
         return steps.law_from(self.shapes, beliefs.law)
+
+    def engine(self, beliefs: LearnedBeliefs) -> Engine:
+        """The limits in force: those that were told, or of an unknown replica what its gauges imply, in steps."""
+        s, engine = self.settings, self.told
+        if not self.generic:
+            return engine
+        used, held = beliefs.kv
+        if s.kv_capacity_tokens is None and used >= LEAST_KV:
+            engine = replace(engine, kv_tokens=math.exp(KV_GRAIN * round(math.log(held / used) / KV_GRAIN)))
+        if s.max_num_batched_tokens is None:
+            engine = replace(engine, budget_tokens=max(engine.budget_tokens, beliefs.budget))
+        return engine
 
     def capacity(self, beliefs: LearnedBeliefs, lengths: Lengths, replicas: int) -> Capacity:
         """The Capacity at the present lengths, or at the settings' where they were not measured."""
@@ -144,9 +167,12 @@ class LearnedCapacity:
             return replace(beliefs, starts=starts)
         beliefs = replace(beliefs, cached=_cached(beliefs.cached, observation))
         rounded = self._rounded(beliefs, lengths)
+        if self.generic:
+            beliefs = _with_limits(beliefs, observation, mix_of(rounded[:4]))
         sick = steps.stuck(beliefs.steps, observation) > 0
         beliefs = self._with_window(self._with_mix(beliefs, rounded), observation, rounded)
-        gain = self._with_latency(beliefs, observation, rounded, work, sick)
+        doubtful = sick or steps.doubtful(beliefs.steps, observation.at_seconds)
+        gain = self._with_latency(beliefs, observation, rounded, work, doubtful)
         return replace(beliefs, starts=starts, gain=gain, point=rounded)
 
     def refit(self, beliefs: LearnedBeliefs, observations: Sequence[Observation]) -> LearnedBeliefs:
@@ -173,7 +199,7 @@ class LearnedCapacity:
         return now
 
     def _base(self, beliefs: LearnedBeliefs, rounded: tuple[int, ...]) -> _Base:
-        return _base(self.law(beliefs), self.unit, self.engine, self.slo, self.routing, rounded)
+        return _base(self.law(beliefs), self.unit, self.engine(beliefs), self.slo, self.routing, rounded)
 
     def _loads(self, beliefs: LearnedBeliefs, base: _Base) -> tuple[tuple[int, float], ...]:
         """Erlangs per replica, by size, less for what is not known yet."""
@@ -219,13 +245,14 @@ class LearnedCapacity:
         columns, weight, error = None, 0.0, 0.0
         if window is not None:
             columns, weight = steps.columns_of(window, self.shapes), window.weight
-            error = steps.predicted(columns, beliefs.law.z, beliefs.law.floor) - 1.0
-        drifts = beliefs.steps.drifts
+            error = steps.predicted(columns, beliefs.fit.z, beliefs.fit.floor) - 1.0
+        drifts, warned = beliefs.steps.drifts, beliefs.steps.warned_at_seconds
         beliefs = replace(beliefs, steps=steps.observed(beliefs.steps, now, columns, weight, error))
         early = beliefs.steps.weight < steps.TRUSTED_ROWS
         drifted = beliefs.steps.drifts > drifts
         due = now.at_seconds - beliefs.solved_at_seconds >= (EARLY_SECONDS if early else SOLVE_SECONDS)
-        if columns is None or not (due or drifted) or beliefs.steps.weight < LEAST_ROWS:
+        due = due or drifted or beliefs.steps.warned_at_seconds not in (None, warned)
+        if columns is None or not due or beliefs.steps.weight < LEAST_ROWS:
             return beliefs
         if drifted:
             beliefs = replace(beliefs, gain=gains.drifted(beliefs.gain))
@@ -235,6 +262,7 @@ class LearnedCapacity:
         found = steps.solved(beliefs.steps, self.shapes, *(GENERIC if self.generic else KNOWN))
         if found is None:
             return beliefs
+        beliefs = replace(beliefs, fit=found)
         new = replace(beliefs, law=found)
         before, after = (max(1e-9, itl_rate(self.law(b), mix, self.slo.itl_seconds)) for b in (beliefs, new))
         change = math.log(after / before)
@@ -243,11 +271,11 @@ class LearnedCapacity:
         return replace(new, gain=gains.moved(beliefs.gain, max(-1.0, min(1.0, change))))
 
     def _with_latency(
-        self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...], work: float | None, sick: bool
+        self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...], work: float | None, doubtful: bool
     ) -> Gain:
         gain = gains.seen(beliefs.gain, now, work)
         bounds = gains.bounds_below(now, self.slo)
-        if bounds is None or not gains.steady(gain, now) or sick:
+        if bounds is None or not gains.steady(gain, now) or doubtful:
             return gain
         base = self._base(beliefs, rounded)
         at = min(range(len(SIZES)), key=lambda i: abs(math.log(SIZES[i] / now.replicas.ready)))
@@ -256,7 +284,7 @@ class LearnedCapacity:
             return gain
         pool = Routed(replicas=n, routing=self.routing)
         allowed = 1.0 - self.slo.attainment_fraction
-        expected = gains.curve(*uncached(self.law(beliefs), self.engine, rounded), bounds, allowed, rate, pool)
+        expected = gains.curve(*uncached(self.law(beliefs), self.engine(beliefs), rounded), bounds, allowed, rate, pool)
         return gains.corrected(gain, now, bounds, expected, rate * base.work)
 
 
@@ -267,6 +295,22 @@ def _cached(before: float | None, now: Observation) -> float | None:
     share = min(1.0, demand.cached_prompt_tokens / demand.prompt_tokens)
     faded: float = 0.5 ** (now.window_seconds / CACHED_HALF_LIFE_SECONDS)
     return share if before is None else before + (1.0 - faded) * (share - before)
+
+
+def _with_limits(beliefs: LearnedBeliefs, now: Observation, mix: Mix) -> LearnedBeliefs:
+    """`beliefs` with what gauges imply of an engine's limits: tokens held over the share in use, and its largest steps."""
+    load, ready = now.load, now.replicas.ready
+    if load is None or ready < 1 or load.replicas_reporting not in (None, ready):
+        return beliefs
+    sizes, kv, budget = load.step_tokens, beliefs.kv, beliefs.budget
+    if load.kv_cache_fraction and load.running_requests and load.running_requests >= ready:
+        faded: float = 0.5 ** (now.window_seconds / KV_HALF_LIFE_SECONDS)
+        news = (ready * load.kv_cache_fraction, load.running_requests * mix.context)
+        kv = (faded * kv[0] + news[0], faded * kv[1] + news[1])
+    if sizes is not None:
+        seen = [upper for upper, count in zip(sizes.upper_bounds, sizes.counts, strict=False) if count > 0.0]
+        budget = max(budget, seen[-1] if seen else 0.0)
+    return replace(beliefs, kv=kv, budget=budget)
 
 
 @lru_cache(maxsize=1024)

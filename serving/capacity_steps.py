@@ -25,11 +25,12 @@ FLOORS = (0.0, 32.0, 64.0, 96.0, 128.0, 192.0, 256.0)
 FLOOR_GAIN = 1.1  # most replicas have a floor: none must leave so much less of the error
 NOISE = 0.05  # relative error of a window that the prior is weighed against
 LEAST_SIGMA, GATE = 0.03, 6.63  # chi-square, one degree of freedom, 99 %
-SLACK, ALARM = 0.5, 8.0  # of the cumulative sums, in standard deviations
+SLACK, DOUBT, ALARM = 0.5, 2.0, 8.0  # of the cumulative sums, in standard deviations
 KEPT = 0.05  # of the sums, after a drift
 PACE_HALF_LIFE_SECONDS = 1200.0
 FASTER = 1.05  # that a window's pace counts at most: a queue that drains ends slow answers while steps are short again
 TRUSTED_ROWS = 20.0  # before so many windows nothing is gated and nothing drifts
+WARNED_SECONDS = 600
 
 Sums = tuple[float, ...]
 Shapes = tuple[Law, ...]  # laws that may be the replica's, but for their coefficients' sizes
@@ -41,7 +42,8 @@ class StepBeliefs:
 
     `gram`: upper triangle of the columns' products, `right`: columns times target, `square`: target times target,
     `weight`: sum of weights.  `sigma`: relative error of a window.  `up`, `down`: cumulative sums of errors; `gated`: decayed
-    share of windows left out.  `drifts`: so often the law was forgotten, the last time at `drift_at_seconds`.
+    share of windows left out.  `drifts`: so often the law was forgotten, the last time at `drift_at_seconds`; errors lasted
+    at `warned_at_seconds`: a law fitted anew has a while to explain them first.
     `pace`: share of the time that steps account for, as far as latencies between tokens tell, over about half an hour.
     """
 
@@ -55,6 +57,7 @@ class StepBeliefs:
     gated: float = 0.0
     drifts: int = 0
     drift_at_seconds: int | None = None
+    warned_at_seconds: int | None = None
     ready: int = 0
     ready_since_seconds: int = 0
     running: float | None = None
@@ -257,9 +260,12 @@ def observed(beliefs: StepBeliefs, now: Observation, columns: Sums | None, weigh
     sigma = beliefs.sigma
     if not out:
         sigma = max(LEAST_SIGMA, 0.97 * sigma + 0.03 * 1.25 * min(abs(error), 1.0))
-    drifted = up > ALARM or down > ALARM or gated > 0.5
+    alarm, warned = up > ALARM or down > ALARM or gated > 0.5, beliefs.warned_at_seconds
+    drifted = alarm and warned is not None and now.at_seconds - warned <= WARNED_SECONDS
+    if alarm:
+        up, down, gated, warned = 0.0, 0.0, 0.0, now.at_seconds
     if drifted:
-        decay, huber, up, down, gated, sigma = KEPT, weight, 0.0, 0.0, 0.0, max(sigma, 0.1)
+        decay, huber, sigma, warned = KEPT, weight, max(sigma, 0.1), None
     size = len(columns)
     old = beliefs.gram or (0.0,) * (size * (size + 1) // 2)
     new = [huber * x * y for i, x in enumerate(columns) for y in columns[i:]]
@@ -274,7 +280,14 @@ def observed(beliefs: StepBeliefs, now: Observation, columns: Sums | None, weigh
         sigma=sigma, up=up, down=down, gated=gated,
         drifts=beliefs.drifts + drifted,
         drift_at_seconds=now.at_seconds if drifted else beliefs.drift_at_seconds,
+        warned_at_seconds=warned,
     )  # fmt: skip
+
+
+def doubtful(beliefs: StepBeliefs, at_seconds: int) -> bool:
+    """Whether errors of late say that the law may not hold: what else is late now is no news beside it."""
+    warned = beliefs.warned_at_seconds
+    return max(beliefs.up, beliefs.down) > DOUBT or (warned is not None and at_seconds - warned <= SETTLE_SECONDS)
 
 
 def _paced(beliefs: StepBeliefs, pace: float | None, now: Observation) -> float | None:

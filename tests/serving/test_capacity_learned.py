@@ -116,6 +116,19 @@ def test_an_engine_without_step_histogram_is_learned_from_token_counts():
     assert itl_rate(law_of(pool), CHAT, 0.05) == pytest.approx(limit, rel=0.1)
 
 
+def test_the_kv_cache_of_an_unknown_replica_is_told_from_its_use():
+    known = profile(QWEN)
+    limit = itl_rate(laws_of(known)[1], CHAT, 0.05)
+    seen = observations(QWEN, CHAT, 2, lambda t: 2 * limit * 0.4, 1800)
+    pool = pool_that_saw(seen)
+    model = pool.autoscaler.capacity_model
+    assert model.engine(learned(pool)).kv_tokens == pytest.approx(known.kv_capacity_tokens, rel=0.15)
+    assert model.engine(learned(pool_that_saw(seen[:3]))).kv_tokens == model.told.kv_tokens  # too early
+    told = pool_that_saw(seen, kv_capacity_tokens=90_000)
+    assert told.autoscaler.capacity_model.engine(learned(told)).kv_tokens == 90_000
+    assert model.engine(learned(pool)).budget_tokens >= model.told.budget_tokens
+
+
 def test_beliefs_are_written_down_and_read_back_whole():
     seen = observations(QWEN, CHAT, 2, lambda t: 5.0, 900)
     pool = pool_that_saw(seen, profile=QWEN)
