@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from autoscaler import cron, health
 from autoscaler.facts import Facts
 from autoscaler.settings import Limits, Rate
+from autoscaler.tiers import PowerPlan
 from autoscaler.types import Reason, State
 from autoscaler.units import replicas_for
 
@@ -36,10 +37,19 @@ def extreme(pairs: Pairs, at_seconds: int, window_seconds: float) -> int | None:
     return next((value for at, value in pairs if at_seconds - at <= window_seconds), None)
 
 
-def keep(state: State, at_seconds: int, current: int, wanted: int, keep_seconds: float) -> tuple[int, Reason | None]:
-    """Do not give up a replica that was wanted within the keep window: it would be paid for twice."""
+def keep(
+    state: State, at_seconds: int, current: int, wanted: int, keep_seconds: float, power: PowerPlan | None = None
+) -> tuple[int, Reason | None]:
+    """Do not give up a replica that was wanted within the keep window: it would be paid for twice.
+
+    An idle pool that has tiers to power down to (`power`) goes by them instead.
+    """
     if wanted >= current:
         return wanted, None
+    if power is not None and wanted == 0:
+        into = power.tiers[0].name if power.tiers else "live" if power.live else "off"
+        inputs = (("idle_seconds", power.idle_seconds), ("threshold_seconds", power.threshold_seconds), ("tier", into))
+        return _changed("power_down", wanted, current if power.live else wanted, inputs)
     recent = extreme(state.recommended, at_seconds, keep_seconds)
     kept = max(wanted, min(current, recent if recent is not None else wanted))
     return _changed("keep", wanted, kept, (("window_seconds", float(keep_seconds)),))

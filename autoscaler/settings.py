@@ -265,10 +265,39 @@ class TargetSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierSettings:
+    """A state between live and off that an idle replica may be in: asleep, or with its weights at hand."""
+
+    name: str = setting(doc="Name, such as sleep_l1, sleep_l2 or weights_local.")
+    cost_fraction: float = setting(
+        doc="What it costs, as a fraction of a live replica: 1 if nobody else can use the GPU, else its share of memory.",
+        low=0, high=1,
+    )  # fmt: skip
+    wake_seconds: float = setting(doc="From the order to ready, in seconds (0.9-quantile).", above=0, high=86400)
+
+    def __post_init__(self) -> None:
+        if self.name in ("", "live", "off"):
+            raise ConfigError("name", f"{self.name!r} must be a name other than live and off, which every pool has")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreloadSettings:
-    """Who brings weights nearer ahead of need."""
+    """Who brings weights nearer ahead of need, and which states an idle pool with min_replicas 0 may power down to."""
 
     kind: Literal["none"] = "none"
+    tiers: tuple[TierSettings, ...] = setting(
+        (), "States between live and off, chosen by how long the pool is idle; empty: off after the keep window."
+    )
+    violation_seconds: float = setting(
+        60.0,
+        "What a first request that waits longer than the TTFT limit is worth, in replica-seconds; 0 counts GPUs alone.",
+        low=0,
+    )
+
+    def __post_init__(self) -> None:
+        names = [t.name for t in self.tiers]
+        if len(set(names)) < len(names):
+            raise ConfigError("tiers", f"{', '.join(names)} must be different names")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

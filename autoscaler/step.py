@@ -21,6 +21,7 @@ from autoscaler.placement import Placed, place
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.settings import PoolSettings
+from autoscaler.tiers import PowerPlan, plan, states_of, with_gap
 from autoscaler.types import Beliefs, Capacity, Decision, Forecast, Lengths, Memory, Observation, Reason, State, Step
 
 # Below this share of ready replicas that report, their sums say nothing.
@@ -85,10 +86,12 @@ class Autoscaler:
         self._check(memory, observation)
         learned, facts, work = self._learn(memory, observation)
         proposals = tuple(r for r in (self._recommend(p, facts) for p in self.policies) if r is not None)
-        state, reasons = self._wanted(facts, proposals)
+        power = self._power(facts)
+        state, reasons = self._wanted(facts, proposals, power)
         return Turn(
-            autoscaler=self, learned=learned, facts=facts, work=work, proposals=proposals, state=state, reasons=reasons
-        )
+            autoscaler=self, learned=learned, facts=facts, work=work, proposals=proposals, state=state,
+            reasons=reasons, power=power,
+        )  # fmt: skip
 
     def sized(self, turn: Turn) -> Turn:
         """The turn in replicas to ask for: one more for each that carries nothing."""
@@ -111,6 +114,7 @@ class Autoscaler:
         extra = replaced(turn.reasons)
         scaled = bound.remember_change(s.limits, facts.state, at, facts.current, turn.wanted - extra - margin)
         state = replace(turn.state, scaled=scaled, desired=turn.wanted, replaced=extra, margin=margin)
+        power = turn.power if turn.wanted == 0 else None
         step = Step(
             observation=observation,
             forecast=facts.forecast,
@@ -125,7 +129,9 @@ class Autoscaler:
                 replicas=turn.wanted,
                 reasons=turn.reasons,
                 groups=groups if s.strategy != "observer" else (),
-            ),  # fmt: skip
+                preload=power.preload if power else 0,
+                tiers=power.tiers if power else (),
+            ),
         )
         return step, replace(turn.learned, state=state, last_step=step)
 
@@ -174,6 +180,9 @@ class Autoscaler:
         late = overdue_at(memory.state, before, observation, capacity.startup(0.99))
         state = replace(state, at_seconds=at, unknown_since_seconds=since, overdue_at_seconds=late)
         state = with_classes(state, observation, capacity, work)
+        if self.settings.preload.tiers:
+            powers = states_of(self.settings.preload, capacity, self.settings.slo.ttft_seconds)
+            state = replace(state, idle=with_gap(state.idle, observation, powers))
         kept = tuple(o for o in memory.recent if at - o.at_seconds < self.recent_seconds)
         # This Observation teaches the next step: more demand must not make replicas look stronger in the same one.
         taught = self.capacity_model.observe(memory.beliefs.capacity, observation, lengths, work)
@@ -209,7 +218,16 @@ class Autoscaler:
             return answer
         return Reason(rule=f"policy:{type(policy).__name__}", before=facts.current, after=answer)
 
-    def _wanted(self, facts: Facts, proposals: tuple[Reason, ...]) -> tuple[State, tuple[Reason, ...]]:
+    def _power(self, facts: Facts) -> PowerPlan | None:
+        """What an idle pool should be in; None for one that is not idle or has nothing to power down to."""
+        if not self.settings.preload.tiers or facts.capacity is None:
+            return None
+        powers = states_of(self.settings.preload, facts.capacity, self.settings.slo.ttft_seconds)
+        return plan(facts.state.idle, powers, facts.observation.at_seconds)
+
+    def _wanted(
+        self, facts: Facts, proposals: tuple[Reason, ...], power: PowerPlan | None
+    ) -> tuple[State, tuple[Reason, ...]]:
         """(state, reasons): the largest proposal, and the limits on how fast, in replicas that carry."""
         s, at, current = self.settings, facts.observation.at_seconds, facts.current
         desired = facts.observation.replicas.desired
@@ -223,7 +241,7 @@ class Autoscaler:
         recommended, low = bound.remember(s.limits, facts.state, at, urgent, keep_seconds)
         state = replace(facts.state, recommended=recommended, recommended_low=low)
         stages: tuple[Callable[[int], tuple[int, Reason | None]], ...] = (
-            lambda n: bound.keep(state, at, current, n, keep_seconds),
+            lambda n: bound.keep(state, at, current, n, keep_seconds, power),
             lambda n: bound.unknown(facts, n),
             lambda n: bound.tolerance(s.limits, current, n),
             lambda n: bound.stabilization(s.limits, state, at, current, n),
@@ -247,6 +265,7 @@ class Turn:
     proposals: tuple[Reason, ...]
     state: State
     reasons: tuple[Reason, ...]
+    power: PowerPlan | None = None
 
     @property
     def wanted(self) -> int:

@@ -408,8 +408,8 @@ class Reason:
 class Decision:
     """How many replicas the pool should have, always a whole number, and why.
 
-    `preload`: replicas to bring to the next faster tier ahead of a forecast return.  `groups` and `tiers` split
-    `replicas` and the powered-down rest where the pool has them.
+    `preload`: replicas of `tiers` that are to be brought to a faster tier ahead of an expected return.  `groups` splits
+    `replicas` by placement group; `tiers` says where replicas that are powered down, but not off, should be.
     """
 
     pool: str
@@ -435,6 +435,15 @@ class Moments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    """Idle times of a pool that may power down: since when it is idle, how many replicas it had, and its last gaps (s)."""
+
+    since_seconds: int | None = None
+    replicas: int = 1
+    gaps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What the decision itself must remember between steps; small, and written with every Step.
 
@@ -444,6 +453,7 @@ class State:
     requests behind the mean lengths.  `prompt_moments`, `output_moments`: None before a histogram was seen.
     `overdue_at_seconds`: when the starts in flight are overdue.  `replaced`: replicas of `desired` that stand for sick ones.
     `margin`: those that are more than are needed, because spot may be taken away or replicas move between groups.
+    `idle`: of a pool with tiers to power down to.
     `mean_total_work`: Erlangs of interactive and deferrable requests together, where there are such classes.
     """
 
@@ -464,6 +474,7 @@ class State:
     replaced: int = 0
     mean_total_work: float | None = None
     margin: int = 0
+    idle: Idle | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

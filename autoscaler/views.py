@@ -113,6 +113,10 @@ _PROSE: dict[str, Callable[[Inputs], str]] = {
     "rate": lambda i: f"the rate limit of {duration(float(i['period_seconds']))} allows no more",
     "deferrable": _deferrable,
     "groups": _groups,
+    "power_down": lambda i: (
+        f"idle for {duration(float(i['idle_seconds']))}, and a live replica is given up after"
+        f" {duration(round(float(i['threshold_seconds'])))}"
+    ),
     "sick": _sick,
     "ratio": lambda i: (
         f"pool {i['pool']} has {number(i['replicas'])}, and {number(i['replicas_per_replica'])} are wanted here for each there"
