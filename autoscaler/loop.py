@@ -107,7 +107,7 @@ class Loop:
 
         `early`: at this very second, between two instants of the grid, as something happened that cannot wait.
         """
-        at = self.clock.now_seconds() if early else self._instant()
+        at = self._instant(early)
         self.counts.ticks += 1
         try:
             replicas = await self.target.replicas()
@@ -149,9 +149,15 @@ class Loop:
         if self.log is not None:
             self.log.refit(beliefs, self.memory)
 
-    def _instant(self) -> int:
-        interval = self.autoscaler.settings.interval_seconds
-        return self.clock.now_seconds() // interval * interval
+    def _instant(self, early: bool) -> int:
+        """The last instant of the grid; this very second if it is `early`, or an early turn has come after that instant."""
+        now, interval, last = (
+            self.clock.now_seconds(),
+            self.autoscaler.settings.interval_seconds,
+            self.memory.state.at_seconds,
+        )
+        grid = now // interval * interval
+        return now if early or (last is not None and grid < last <= now) else grid
 
     async def _observe(self, at: int, replicas: Replicas) -> Observation:
         try:

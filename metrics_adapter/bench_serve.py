@@ -9,6 +9,7 @@ is a bare aiohttp handler with the same TLS that says the same constant, and not
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -315,6 +316,8 @@ def _ours(asked: dict[str, Any], proxy: Any, turns: list[int]) -> Any:
     gate = asyncio.Semaphore(4)
     application = external_metrics(metrics_of(board), group=GROUP, middlewares=[guard(_Everybody(), proxy, GROUP)])
     runners = runners_of(pools)
+    gc.collect()
+    gc.freeze()  # as `serve` does
 
     async def turning(_: Any) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(runner.run(0.0, gate)) for runner in runners]

@@ -23,6 +23,7 @@ from autoscaler.types import Step
 from metrics_adapter.exposition import Exposition
 
 MOST_RECENT = 360  # an hour at the default interval
+MOST_STEPS = 20_000  # of all pools, 6 kB each: with more than 55 pools each has a shorter past
 
 
 class Stale(AutoscalerError):
@@ -33,7 +34,7 @@ class Board:
     """The last Step of each of `pools`, for as long as the process runs.
 
     A Step may be acted on until it is `stale_after_seconds` old, or three intervals of its pool where those are longer.
-    `recent` keeps `most_recent` Steps a pool.  `now` gives Unix seconds.
+    `recent` keeps `most_recent` Steps a pool (default: an hour's, or less where pools are many).  `now` gives Unix seconds.
     """
 
     def __init__(
@@ -42,14 +43,15 @@ class Board:
         *,
         stale_after_seconds: int = 45,
         now: Callable[[], float] = time.time,
-        most_recent: int = MOST_RECENT,
+        most_recent: int | None = None,
     ) -> None:
         self.pools: Mapping[str, PoolSettings] = MappingProxyType({pool.name: pool for pool in pools})
         self.exposition = Exposition(stale_after_seconds=stale_after_seconds)
         self.stale_after_seconds, self.now = stale_after_seconds, now
         for pool in pools:
             self.exposition.add_pool(pool, stale_after_seconds=self.limit_seconds(pool.name))
-        self._steps: dict[str, deque[Step]] = {name: deque(maxlen=most_recent) for name in self.pools}
+        kept = most_recent or max(10, min(MOST_RECENT, MOST_STEPS // max(1, len(pools))))
+        self._steps: dict[str, deque[Step]] = {name: deque(maxlen=kept) for name in self.pools}
         self._problems: dict[str, str] = {}
         self._listeners: WeakSet[_Changes] = WeakSet()
 

@@ -233,6 +233,23 @@ def test_trouble_is_said_once_and_when_it_is_over(caplog: pytest.LogCaptureFixtu
     assert world.loop.counts.skipped_ticks == world.loop.counts.source_errors == 3
 
 
+def test_a_turn_after_an_early_one_is_no_step_back() -> None:
+    world = World()
+    world.clock.at_seconds = 1_000_012
+    early = asyncio.run(world.loop.look(early=True))
+    assert early is not None
+    asyncio.run(world.loop.take(*world.loop.autoscaler.step(world.loop.memory, early)))
+    world.clock.at_seconds = 1_000_015  # its place in the interval, half a one after the instant 1 000 010
+    step = asyncio.run(world.loop.tick())
+    assert step is not None
+    assert step.decision.at_seconds == 1_000_015
+    world.clock.at_seconds = 1_000_025
+    step = asyncio.run(world.loop.tick())
+    assert step is not None
+    assert step.decision.at_seconds == 1_000_020
+    assert world.loop.counts.skipped_ticks == 0
+
+
 def test_the_system_clock_tells_whole_seconds_and_waits() -> None:
     clock = SystemClock()
     now = clock.now_seconds()
