@@ -61,3 +61,15 @@ def test_an_unknown_part_is_refused(tmp_path: Path):
     found = run(tmp_path, "istio")
     assert found.returncode == 2
     assert "no part 'istio'" in found.stderr
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
+def test_without_go_the_group_is_skipped_and_in_ci_fails(tmp_path: Path, ci: str, outcome: str):
+    one = "tests/cluster/test_harness.py::test_who_may_enter"
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "PATH": "/nowhere", "CI": ci}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "cluster", one],
+        cwd=SCRIPT.parents[1], env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert outcome in done.stdout, done.stdout
+    assert "install Go 1.26 or later" in done.stdout

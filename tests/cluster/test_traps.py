@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster_adapter import Adapter, Failure
 from cluster_api import Namespace, Object, condition
 from cluster_objects import PASS_THROUGH, hpa, pool
@@ -16,7 +17,7 @@ from cluster_programs import wait_for
 
 pytestmark = pytest.mark.cluster
 
-DOCS = Path(__file__).parents[2] / "docs" / "traps.md"
+ROOT = Path(__file__).parents[2]
 
 # As a plain HPA behaves, but without the five minutes that it waits before it goes down.
 IMPATIENT: Object = {"scaleDown": {"stabilizationWindowSeconds": 0}}
@@ -30,7 +31,13 @@ def settle(adapter: Adapter, namespace: Namespace, name: str, replicas: int) -> 
 
 
 def test_the_table_tells_of_this_version(plane: ControlPlane):
-    assert plane.version().removeprefix("v") in DOCS.read_text()
+    assert plane.version().removeprefix("v") in (ROOT / "docs" / "traps.md").read_text()
+
+
+def test_what_avoids_the_traps_is_what_the_manifests_have():
+    [shipped] = yaml.safe_load_all((ROOT / "manifests" / "overlays" / "hpa" / "hpa.yaml").read_text())
+    ours = hpa("x", selector={"pool": shipped["metadata"]["name"]})["spec"]
+    assert (shipped["spec"]["behavior"], shipped["spec"]["metrics"]) == (ours["behavior"], ours["metrics"])
 
 
 def test_a_target_value_runs_away(adapter: Adapter, namespace: Namespace):
