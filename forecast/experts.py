@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from forecast.cells import largest_known
 from forecast.events import Events
 from forecast.history import DAY, FIVE, History
+from forecast.profile import Profile
 
 LEAST_WORK = 0.02  # Erlangs: what logarithms take for zero
 CYCLES = (1, 2, 3, 7)  # days back
 LEAST_CYCLES = 2  # that must be there before a seasonal expert wakes
-LEAST_RATIO, MOST_RATIO = 0.2, 5.0  # of today's level to that of another day
+LEAST_RATIO, MOST_RATIO = 0.2, 5.0  # of a window to the level before it, on usual days
 DAMPING = 0.9  # of a trend, per 5 min ahead
 _FAST, _SLOW = 60.0, 300.0  # time constants of the two levels whose difference is the trend
 
@@ -42,7 +43,8 @@ class View:
     """What experts may look at.  `last`, `level`: means of the last 60 s and 15 min; `peak`: of the last 5 min.
 
     `days`: (peak, level) of the same window 1, 2, 3 and 7 days ago, those that are known; `cycles`: the same 1, 2 and 3
-    detected periods ago.
+    detected periods ago.  `rises`: the day's profile at the window over its level of the last 5 and 60 min, None = not
+    known; they hold for work + `shift`.
     """
 
     levels: Levels
@@ -51,12 +53,17 @@ class View:
     level: float | None
     days: Past
     cycles: Past
+    rises: tuple[float | None, ...]
+    shift: float
     end_seconds: int
 
 
 @dataclass(slots=True, kw_only=True)
 class Present:
-    """The part of a View that all windows share.  `days`, `cycles`: (seconds back, level then)."""
+    """The part of a View that all windows share.  `days`, `cycles`: (seconds back, level then).
+
+    `profile`: of a day; `usual`: its own levels of the last 5 and 60 min.
+    """
 
     levels: Levels
     last: float | None
@@ -64,9 +71,15 @@ class Present:
     level: float | None
     days: Past
     cycles: Past
+    profile: Profile
+    usual: tuple[float | None, ...]
+    shift: float
 
 
-def present(history: History, levels: Levels, events: Events, periods: Sequence[int], at_seconds: int) -> Present:
+def present(
+    history: History, levels: Levels, events: Events, periods: Sequence[int], profile: Profile, shift: float,
+    at_seconds: int,
+) -> Present:  # fmt: skip
     """What is known at `at_seconds` whatever the window."""
     stop, per_five = history.rolling.stop, FIVE // history.cell_seconds
     peak, level = largest_known(history.rolling.between(stop - per_five, stop)), history.level_before(at_seconds)
@@ -85,6 +98,9 @@ def present(history: History, levels: Levels, events: Events, periods: Sequence[
         level=level,
         days=_levels_back(history, events, at_seconds, [days * DAY for days in CYCLES]),
         cycles=_levels_back(history, events, at_seconds, backs),
+        profile=profile,
+        usual=profile.now(history, at_seconds),
+        shift=shift,
     )
 
 
@@ -113,6 +129,9 @@ def view(history: History, events: Events, now: Present, at_seconds: int, start_
                 found.append((peak / events.largest(start, end), level))
         return tuple(found)
 
+    peak = None
+    if now.usual[0] is not None:
+        peak = now.profile.peak(history, at_seconds + start_seconds, at_seconds + end_seconds)
     return View(
         levels=now.levels,
         last=now.last,
@@ -120,6 +139,8 @@ def view(history: History, events: Events, now: Present, at_seconds: int, start_
         level=now.level,
         days=peaks(now.days),
         cycles=peaks(now.cycles),
+        rises=tuple([None if peak is None or level is None else peak / level for level in now.usual]),
+        shift=now.shift,
         end_seconds=end_seconds,
     )
 
@@ -140,13 +161,11 @@ def _median(values: list[float]) -> float | None:
     return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2.0
 
 
-def _ratio(v: View) -> float | None:
-    """Median over the days of the peak of the same window times today's level over the level then."""
-    now = v.level
-    if now is None:
+def _risen(level: float | None, rise: float | None, shift: float) -> float | None:
+    """Today's level times the usual rise from these minutes to the window."""
+    if level is None or rise is None:
         return None
-    level = max(now, LEAST_WORK)
-    return _median([peak * min(max(level / max(then, LEAST_WORK), LEAST_RATIO), MOST_RATIO) for peak, then in v.days])
+    return max(0.0, (level + shift) * min(max(rise, LEAST_RATIO), MOST_RATIO) - shift)
 
 
 def _shift(now: float | None, past: Past) -> float | None:
@@ -166,7 +185,8 @@ EXPERTS: tuple[tuple[str, Callable[[View], float | None]], ...] = (
     ("level_60m", lambda v: v.levels.hour),
     ("trend", _trend),
     ("peak_5m", lambda v: v.peak),
-    ("day_ratio", _ratio),
+    ("season_5m", lambda v: _risen(v.levels.five, v.rises[0], v.shift)),
+    ("season_60m", lambda v: _risen(v.levels.hour, v.rises[1], v.shift)),
     ("day_shift", lambda v: _shift(v.level, v.days)),
     ("day_profile", lambda v: _median([peak for peak, _ in v.days])),
     ("period_shift", lambda v: _shift(v.level, v.cycles)),

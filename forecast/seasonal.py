@@ -15,14 +15,16 @@ from autoscaler.errors import ForecastError
 from autoscaler.settings import EventSettings
 from autoscaler.types import Forecast
 from autoscaler.units import significant
+from forecast.cells import Cells
 from forecast.events import Events
 from forecast.experts import EXPERTS, LEAST_WORK, Levels, present
 from forecast.history import DAY, MINUTE, History
 from forecast.moments import Steps
 from forecast.periods import Found, periods_of
+from forecast.profile import Profile
 from forecast.shifts import Shift
 from forecast.trackers import LEVELS
-from forecast.tracks import Moment, Pending, Track, guessed, matured
+from forecast.tracks import Moment, Pending, Track, guessed, matured, shift_of
 
 LEAST_HISTORY_SECONDS = 600.0  # measured, before the first forecast
 STALE_SECONDS = 3_600  # without a sample for so long there is no present to forecast from
@@ -46,6 +48,7 @@ class SeasonalHistory:
     steps: Steps = Steps()
     shift: Shift = Shift()
     periods: tuple[int, ...] = ()
+    profile: Profile = Profile()
     tracks: tuple[Track, ...]
 
 
@@ -105,14 +108,20 @@ class Seasonal:
         if fresh:
             scored = [matured(track, past, shift) for track in tracks]
             tracks, shift = tuple(track for track, _ in scored), scored[0][1]  # the first window judges the regime
+        mean = _day_mean(history.mean, known, past)
+        fives = _closed(before.five_mean, past.five_mean, before.at_seconds is not None)
+        profile = history.profile if past.phase_seconds == before.phase_seconds else Profile()
         after = SeasonalHistory(
             past=past,
             levels=_levelled(history.levels, fresh, past.cell_seconds),
-            mean=_day_mean(history.mean, known, past),
+            mean=mean,
             largest=max([history.largest, *known]),
-            steps=history.steps.after(past.minute, min(_closed(before, past), 2 * DAY // MINUTE)),
+            steps=history.steps.after(
+                past.minute, min(_closed(before.minute, past.minute, before.at_seconds is not None), 2 * DAY // MINUTE)
+            ),
             shift=shift,
             periods=history.periods,
+            profile=profile.after(past, fives, shift_of(mean), self.events.factor),
             tracks=tracks,
         )
         if work is None or past.known_seconds < LEAST_HISTORY_SECONDS:
@@ -183,8 +192,15 @@ class Seasonal:
             past=history.past,
             levels=history.levels,
             events=self.events,
-            now=present(history.past, history.levels, self.events, history.periods, at_seconds),
-            mean=history.mean,
+            now=present(
+                history.past,
+                history.levels,
+                self.events,
+                history.periods,
+                history.profile,
+                shift_of(history.mean),
+                at_seconds,
+            ),  # fmt: skip
             kind=history.steps.kind(history.levels.fifteen, history.mean),
         )
 
@@ -221,10 +237,9 @@ def _distance(track: Track, start: int, end: int) -> tuple[int, int]:
     return abs((track.end_seconds - track.start_seconds) - (end - start)), abs(track.start_seconds - start)
 
 
-def _closed(before: History, past: History) -> int:
-    """Minutes that closed between two histories."""
-    started = before.at_seconds is not None and before.minute.stop > past.minute.first
-    return past.minute.stop - (before.minute.stop if started else past.minute.first)
+def _closed(before: Cells, after: Cells, begun: bool) -> int:
+    """Cells that closed between two histories, of which the first had `begun`."""
+    return after.stop - (before.stop if begun and before.stop > after.first else after.first)
 
 
 def _day_mean(mean: float, known: Sequence[float], past: History) -> float:

@@ -14,12 +14,13 @@ from statistics import NormalDist
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _Z = tuple(round(NormalDist().inv_cdf(q), 9) for q in LEVELS)
 
-GAIN = 0.03  # step of a quantile tracker, in standard deviations of the residual
+GAIN = 0.05  # step of a quantile tracker, in standard deviations of the residual
 TAILS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 5.0)  # far levels are missed rarely: longer steps, or they lag for days
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.5, 3.0  # before any residual: 0.5 z, worth so many matured forecasts
 WARM = 400  # matured forecasts until the tracker stops leaning on the normal quantile
 SPREAD_SECONDS = 86_400.0  # memory of mean and spread
-LOSS_MEMORY = 500.0  # matured forecasts that losses remember
+LOSS_MEMORY = 1000.0  # matured forecasts that losses remember
+VOTE_RATE = 11.0  # times the square root of 8 log experts: how sharply losses (over their median) decide the vote
 LEAST_WEIGHT = 0.01  # of the best expert's; below it an expert is scored but not heard
 JOIN = 90  # matured forecasts before an expert may vote, if another one has so many
 _Q_UP = tuple(GAIN * m * q for m, q in zip(TAILS, LEVELS, strict=True))
@@ -82,7 +83,7 @@ def weights(trackers: tuple[Tracker, ...], awake: tuple[bool, ...]) -> tuple[flo
         return tuple(1.0 / len(voting) if i in voting else 0.0 for i in range(len(awake)))
     losses = sorted([trackers[i].loss for i in voting])
     median, best = losses[len(losses) // 2], losses[0]
-    rate = math.sqrt(8.0 * math.log(max(2, len(voting))) / LOSS_MEMORY) * LOSS_MEMORY / max(median, 1e-12)
+    rate = VOTE_RATE * math.sqrt(8.0 * math.log(max(2, len(voting)))) / max(median, 1e-12)
     shares = [0.0] * len(awake)
     for i in voting:
         share = math.exp(-min(700.0, rate * (trackers[i].loss - best)))

@@ -28,8 +28,8 @@ from forecast.trackers import (
 )
 
 KINDS = ("calm", "rising", "idle")  # see `forecast.moments`
-KIND_GAINS = (0.02, 0.1, 0.05)  # step of a correction, in standard deviations: rare kinds must learn from fewer
-SHIFT = 0.4  # of the day's mean work, added before logarithms
+KIND_GAINS = (0.01, 0.06, 0.02)  # step of a correction, in standard deviations: rare kinds must learn from fewer
+SHIFT = 0.6  # of the day's mean work, added before logarithms
 LONGEST_SWING = 0.6  # standard deviations that a correction may move while one forecast waits
 SHIFT_LOSS_MEMORY = 60.0  # matured forecasts that losses remember after a regime shift
 _Q95 = LEVELS.index(0.95)
@@ -83,14 +83,18 @@ class Moment:
     levels: Levels
     events: Events
     now: Present
-    mean: float
     kind: int
+
+
+def shift_of(mean: float) -> float:
+    """Erlangs that are added before logarithms, where a day has a mean of `mean`."""
+    return SHIFT * max(mean, LEAST_WORK)
 
 
 def guessed(moment: Moment, track: Track, at_seconds: int, start: int, end: int) -> Pending | None:
     """What the experts and their vote say about the window; None if no expert is awake."""
     seen = view(moment.past, moment.events, moment.now, at_seconds, start, end)
-    shift = SHIFT * max(moment.mean, LEAST_WORK)
+    shift = moment.now.shift
     factor = moment.events.largest(at_seconds + start, at_seconds + end)
     log = math.log
     guesses = tuple(

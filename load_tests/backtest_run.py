@@ -134,6 +134,8 @@ def _run(
             for i, forecaster in enumerate(forecasters):
                 begun = process_time()
                 beliefs[i] = forecaster.refit(history, beliefs[i])
+                if isinstance(forecaster, Seasonal):
+                    history = forecaster.adopt(history, beliefs[i])
                 if number is not None:
                     refitting[i].add(process_time() - begun)
         if number is not None:
