@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from textwrap import wrap
 
 from autoscaler.signals import SIGNALS
 from autoscaler.types import Reason, Step
@@ -154,20 +155,76 @@ def changed_line(step: Step) -> str:
     return f"pool {decision.pool}: {before} -> {decision.replicas}{text}"
 
 
+def paragraph(step: Step) -> str:
+    """One decision told as a paragraph: the number, why that many, what narrowed it, and when what is ordered is ready."""
+    decision, counts = step.decision, step.observation.replicas
+    before, after = counts.desired, decision.replicas
+    moved = f"goes from {before} to {replicas(after)}" if after != before else f"stays at {replicas(after)}"
+    sentences = []
+    for i, reason in enumerate(decision.reasons):
+        told = reason_text(reason)
+        if i == 0:
+            sentences.append(f"Pool {decision.pool} {moved}: {told}, which asks for {reason.after}")
+        else:
+            sentences.append(f"{told[:1].upper()}{told[1:]}: {reason.after} instead of {reason.before}")
+    if not decision.reasons:
+        sentences.append(f"Pool {decision.pool} {moved}")
+    beside = [f"{r.rule.replace('_', ' ')} for {r.after}" for r in _others(step)]
+    if beside:
+        sentences.append(
+            f"Beside it asked {' and '.join([', '.join(beside[:-1]), beside[-1]] if beside[1:] else beside)}"
+        )
+    if after > before and step.capacity is not None:
+        usual, long = step.capacity.startup(0.5), step.capacity.startup(0.9)
+        within = f", nine of ten within {duration(round(long))}" if long > usual else ""
+        sentences.append(f"A replica ordered now is ready in about {duration(round(usual))}{within}")
+    sentences += _placed(step)
+    return ". ".join(sentences) + "."
+
+
+def _others(step: Step) -> list[Reason]:
+    """Proposals that did not win: the first stage's is told as the number's own."""
+    first = step.decision.reasons[0] if step.decision.reasons else None
+    winner = None if first is None else (first.rule, first.after, first.inputs)
+    return [r for r in step.proposals if (r.rule, r.after, r.inputs) != winner]
+
+
+def _placed(step: Step) -> list[str]:
+    """Sentences on placement groups, with what they cost, and on replicas that are powered down."""
+    decision, told = step.decision, []
+    if decision.groups:
+        prices = {g.name: g.price_per_replica_hour for g in step.observation.groups}
+        where = ", ".join(f"{g.name} {g.replicas}" for g in decision.groups)
+        costs = [None if (p := prices.get(g.name)) is None else p * g.replicas for g in decision.groups if g.replicas]
+        known = [c for c in costs if c is not None]
+        cost = f", at {number(sum(known))} an hour" if known and len(known) == len(costs) else ""
+        told.append(f"They go to {where}{cost}")
+    for tier in decision.tiers:
+        early = ", ahead of an expected return" if decision.preload else ""
+        told.append(f"Powered down to {tier.name}: {replicas(tier.replicas)}{early}")
+    return told
+
+
 def explain(step: Step) -> str:
-    """A paragraph that tells one decision, first the number, then each stage that made it."""
-    decision, seen = step.decision, step.observation
-    counts = seen.replicas
+    """One decision: its numbers, a paragraph, and a table with a row for each stage and each proposal that did not win."""
+    decision, counts = step.decision, step.observation.replicas
+    parts = [f"{counts.ready} ready", f"{counts.starting} starting", f"{counts.draining} draining"]
+    parts += [f"{counts.unhealthy} unhealthy"] if counts.unhealthy else []
     lines = [
         f"{instant(decision.at_seconds)}  pool {decision.pool}: {replicas(counts.desired)} -> {decision.replicas}"
-        f"   ({counts.ready} ready, {counts.starting} starting, {counts.draining} draining)"
+        f"   ({', '.join(parts)})",
+        *wrap(paragraph(step), width=110, initial_indent="  ", subsequent_indent="  "),
     ]
     for reason in decision.reasons:
         arrow = f"{reason.before} -> {reason.after}"
-        lines.append(f"  {reason.rule:<14} {arrow:>9}  {reason_text(reason)}")
-    others = [r for r in step.proposals if r not in decision.reasons]
-    lines += [f"  {'· ' + r.rule:<14} {r.after:>9}  {reason_text(r)}" for r in others]
+        lines.append(f"  {reason.rule:<14} {arrow:>9}  {inputs_text(reason)}")
+    lines += [f"  {'· ' + r.rule:<14} {r.after:>9}  {inputs_text(r)}" for r in _others(step)]
     return "\n".join(lines)
+
+
+def inputs_text(reason: Reason) -> str:
+    """The numbers that a stage used, each by its name."""
+    return ", ".join(f"{name} {number(value)}" for name, value in reason.inputs)
 
 
 def rows(steps: Iterable[Step]) -> list[tuple[str, str, str, str, str]]:
