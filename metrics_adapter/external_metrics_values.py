@@ -29,9 +29,9 @@ MOST_MILLI = 2**63 - 1  # what a Quantity's reader holds
 PREFIX = "autoscaler_"
 # Gauges of /metrics that are no signal under another name already, and that a Step alone tells.
 GAUGES = (
-    "replicas", "next_replica_ready_seconds", "reporting_replicas", "ttft_seconds", "itl_seconds", "e2e_seconds",
-    "work_erlangs", "forecast_work_erlangs", "forecast_coverage_fraction", "capacity_feasible_erlangs", "utilization_ratio",
-    "startup_seconds", "decision_recommended_replicas", "decision_preload_replicas", "decision_proposed_replicas",
+    "replicas", "ttft_seconds", "itl_seconds", "e2e_seconds", "work_erlangs", "forecast_work_erlangs",
+    "capacity_feasible_erlangs", "utilization_ratio", "startup_seconds", "decision_recommended_replicas",
+    "decision_proposed_replicas",
 )  # fmt: skip
 MOST_SELECTORS = 4096  # that are remembered of a metric
 Labels = tuple[tuple[str, str], ...]

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -22,7 +23,9 @@ from autoscaler.testing import observation
 from autoscaler.types import Forecast, Histogram, Latency, Step
 from metrics_adapter.board import Board
 from metrics_adapter.external_metrics import GROUP, external_metrics
+from metrics_adapter.external_metrics_table import markdown
 from metrics_adapter.external_metrics_values import metrics_of, milli_of, quantity, value_form
+from metrics_adapter.wva import Variants
 
 START = 1_767_225_600  # 2026-01-01T00:00:00Z
 TTFT = Histogram(upper_bounds=(0.5, 1.0, 2.0), counts=(90.0, 5.0, 4.0, 1.0), sum=30.0)
@@ -269,3 +272,10 @@ def test_no_number_leaves_with_an_exponent_a_sign_or_as_nan(value: float):
     else:
         assert quantity(milli).removesuffix("m").isdigit()
         assert float(parse_quantity(quantity(milli))) == pytest.approx(value, rel=1e-9, abs=0.0005)
+
+
+def test_the_table_in_the_docs_is_the_metrics_there_are(world: World):
+    page = (Path(__file__).parents[2] / "docs" / "external-metrics.md").read_text()
+    assert markdown() in page, "docs/external-metrics.md must hold what external_metrics_table.markdown() prints"
+    there_are = {*metrics_of(world.board), *Variants(world.board).metrics()}
+    assert {line.split("`")[1] for line in markdown().splitlines()[2:]} == there_are
