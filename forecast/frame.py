@@ -18,6 +18,8 @@ from autoscaler.errors import ForecastError
 from autoscaler.ports import Forecaster
 from autoscaler.types import Forecast
 from autoscaler.units import significant
+from forecast.history import History
+from forecast.periods import periods_of
 from forecast.seasonal import Seasonal
 
 if TYPE_CHECKING:
@@ -25,9 +27,7 @@ if TYPE_CHECKING:
 
 MINUTE, DAY = 60, 86_400
 SCALE = 20.0  # what the mean becomes: forecasters take 0.02 for zero
-RECENT_SECONDS = (
-    2 * DAY
-)  # this much is taken in as it is; what is older in coarser steps, since it serves as a season only
+RECENT_SECONDS = 2 * DAY  # taken in as it is; what is older in coarser steps, since it serves as a season only
 COARSE_SECONDS = 600
 KEPT_SECONDS = 35 * DAY
 LONGEST_SCORED = 7_200  # a window that ends later is not scored against outcomes: it takes what its nearest one learned
@@ -62,11 +62,14 @@ def forecast_samples(
     now = samples[-1][0] if at_seconds is None else at_seconds
     if now < samples[-1][0]:
         raise ForecastError(f"at_seconds {now} must not be before {samples[-1][0]}, the last sample")
-    mean = math.fsum(v / len(known) for v in known)
-    scale = SCALE / mean if mean > 0.0 else 1.0
+    scale = _scale(known)
     model = forecaster or Seasonal(_scored(windows), max(10, min(interval, MINUTE)))
     history, beliefs = model.start()
+    adopt = getattr(model, "adopt", None)
     for at, seconds, value in _steps(samples, interval):
+        if adopt is not None and at > samples[-1][0] - RECENT_SECONDS:
+            beliefs = model.refit(history, beliefs)  # what it finds has the recent days to prove itself
+            history, adopt = adopt(history, beliefs), None
         history = model.observe(history, at, seconds, None if value is None else value * scale)
     beliefs = model.refit(history, beliefs)
     found = model.forecast(history, beliefs, now, windows)
@@ -129,6 +132,26 @@ def forecast_series(
     return pd.DataFrame(
         [] if found is None else list(found.values), index=rows, columns=pd.Index(levels, name="quantile")
     )
+
+
+def periods_of_samples(samples: Sequence[Sample], *, interval_seconds: int | None = None) -> tuple[int, ...]:
+    """The periods of the samples in seconds, the plainest first; none of which less than two full cycles were seen.
+
+    See `forecast_samples` for what is taken, and `forecast.periods` for what makes a period.
+    """
+    _check_samples(samples)
+    known = [v for _, v in samples if v is not None]
+    interval = interval_seconds or _interval([at for at, _ in samples])
+    history, scale = History.empty(MINUTE), _scale(known)
+    for at, seconds, value in _steps(samples, interval):
+        history = history.observed(at, seconds, None if value is None else value * scale)
+    return tuple(found.period_seconds for found in periods_of(history))
+
+
+def _scale(known: Sequence[float]) -> float:
+    """What brings the mean to `SCALE`."""
+    mean = math.fsum(v / len(known) for v in known)
+    return SCALE / mean if mean > 0.0 else 1.0
 
 
 def _check_windows(windows: Sequence[tuple[int, int]]) -> None:

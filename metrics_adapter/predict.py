@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoscaler.errors import AutoscalerError, ConfigError
-from forecast.frame import DAY, KEPT_SECONDS, Sample, forecast_samples
+from forecast.frame import DAY, KEPT_SECONDS, Sample, forecast_samples, periods_of_samples
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -37,7 +37,6 @@ MOST_SAMPLES = 200_000  # of all series of one request
 MOST_POINTS = 20_000
 AT_ONCE = 2  # requests that are worked on; others wait
 TIMEOUT_SECONDS = 110.0  # the client gives up after 120
-_LEAST_CORRELATION = 0.3
 _LARGEST_SECOND = 32_503_680_000  # year 3000: milliseconds are a mistake, not a date
 
 
@@ -131,19 +130,9 @@ def _samples(name: str, rows: Any) -> list[Sample]:
 
 
 def _period(rows: list[Sample]) -> float:
-    """A day where the last days resemble each other, by the correlation of hours a day apart; -1 below two days."""
-    hours: dict[int, list[float]] = {}
-    for at, value in rows:
-        if value is not None:
-            hours.setdefault(at // 3600, []).append(value)
-    mean = {h: sum(v) / len(v) for h, v in hours.items()}
-    pairs = [(v, mean[h - 24]) for h, v in mean.items() if h - 24 in mean]
-    if len(pairs) < 24:
-        return -1.0
-    a, b = (sum(p[i] for p in pairs) / len(pairs) for i in (0, 1))
-    top = sum((x - a) * (y - b) for x, y in pairs)
-    size = math.sqrt(sum((x - a) ** 2 for x, _ in pairs) * sum((y - b) ** 2 for _, y in pairs))
-    return float(DAY) if size > 0.0 and top / size > _LEAST_CORRELATION else -1.0
+    """The plainest period of the samples in seconds; -1 where none was seen twice."""
+    periods = periods_of_samples(rows)
+    return float(periods[0]) if periods else -1.0
 
 
 def failure(code: int, reason: str) -> dict[str, Any]:
