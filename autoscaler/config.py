@@ -1,7 +1,8 @@
-"""Config files: JSON and TOML with the standard library, YAML with the extra."""
+"""Config files: JSON and TOML with the standard library, YAML with the extra.  Calendars of events may be files of their own."""
 
 from __future__ import annotations
 
+import csv
 import json
 import tomllib
 from collections.abc import Mapping
@@ -10,21 +11,26 @@ from typing import Any
 
 from autoscaler.errors import ConfigError
 from autoscaler.schema import build
-from autoscaler.settings import FileSettings, PoolSettings
+from autoscaler.settings import EventSettings, FileSettings, PoolSettings
+
+CALENDAR_COLUMNS = ("name", "start", "end", "factor", "time_zone")
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
     """The mapping that a JSON, TOML or YAML file holds; ConfigError names the file and what is wrong with it."""
+    data = parse_mapping(_text(path), path)
+    if not isinstance(data, dict):
+        raise ConfigError(str(path), f"must hold a mapping, not {type(data).__name__}")
+    return data
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), f"is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    data = parse_mapping(text, path)
-    if not isinstance(data, dict):
-        raise ConfigError(str(path), f"must hold a mapping, not {type(data).__name__}")
-    return data
 
 
 def parse_mapping(text: str, path: Path) -> Any:
@@ -62,9 +68,55 @@ def pool_settings(data: Mapping[str, Any], defaults: Mapping[str, Any] | None = 
 
 
 def load_config(path: Path) -> FileSettings:
-    """A whole config file, checked."""
-    data = load_mapping(path)
-    return build(FileSettings, _with_defaults(data))
+    """A whole config file, checked.  `events` of a pool may be the path of a calendar, from the folder of the file."""
+    data = _with_defaults(load_mapping(path))
+    pools = data.get("pools")
+    if isinstance(pools, list):
+        data = {**data, "pools": [_with_calendar(p, i, path.parent) for i, p in enumerate(pools)]}
+    return build(FileSettings, data)
+
+
+def load_calendar(path: Path) -> list[dict[str, Any]]:
+    """The events of a file, each checked: CSV with a heading, or a JSON, TOML or YAML file with a list `events`."""
+    text = _text(path)
+    if path.suffix.lower() == ".csv":
+        rows: Any = _calendar_rows(text, path)
+    else:
+        data = parse_mapping(text, path)
+        rows = data.get("events") if isinstance(data, dict) else data
+        if not isinstance(rows, list):
+            raise ConfigError(f"{path}: events", "must be a list of events")
+    for i, row in enumerate(rows):
+        build(EventSettings, row, f"{path}: events[{i}]")
+    return list(rows)
+
+
+def _calendar_rows(text: str, path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV calendar; an empty cell is a setting left out, a line that begins with # none at all."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    reader = csv.DictReader(lines, skipinitialspace=True)
+    unknown = [name for name in reader.fieldnames or () if name not in CALENDAR_COLUMNS]
+    if unknown or not reader.fieldnames:
+        raise ConfigError(f"{path}: heading", f"must name columns of {', '.join(CALENDAR_COLUMNS)}, not {unknown!r}")
+    rows = []
+    for i, cells in enumerate(reader):
+        if None in cells or None in cells.values():
+            raise ConfigError(f"{path}: events[{i}]", f"must have {len(reader.fieldnames)} cells, as the heading has")
+        row: dict[str, Any] = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
+        try:
+            row.update({"factor": float(row["factor"])} if "factor" in row else {})
+        except ValueError:
+            raise ConfigError(f"{path}: events[{i}].factor", f"{row['factor']!r} must be a number") from None
+        rows.append(row)
+    return rows
+
+
+def _with_calendar(pool: Any, number: int, folder: Path) -> Any:
+    if not isinstance(pool, dict) or not isinstance(pool.get("events"), str):
+        return pool
+    if not pool["events"]:
+        raise ConfigError(f"pools[{number}].events", "must be a list of events, or the path of a calendar")
+    return {**pool, "events": load_calendar(folder / pool["events"])}
 
 
 def _with_defaults(data: dict[str, Any]) -> dict[str, Any]:
