@@ -13,7 +13,8 @@ from autoscaler.types import Capacity, Demand, Forecast, Observation, State
 class Facts:
     """`recent` holds the last Observations, oldest first, the present one included.  `current` is the number asked for.
 
-    `unknown`: declared signal groups that are missing now, so that nothing may be lowered.
+    `unknown`: declared signal groups that are missing now, so that nothing may be lowered.  `headroom`: the factor on work
+    that the measured attainment asks for.
     """
 
     observation: Observation
@@ -23,6 +24,7 @@ class Facts:
     forecast: Forecast | None = None
     capacity: Capacity | None = None
     unknown: tuple[str, ...] = ()
+    headroom: float = 1.0
 
     def signal(self, name: str, window_seconds: int) -> float | None:
         """The mean of a signal of `SIGNALS` over the last `window_seconds`; None if unknown."""

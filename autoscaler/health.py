@@ -33,7 +33,8 @@ def sick(state: State, now: Observation) -> tuple[int, int]:
 
 def healthy(state: State, now: Observation) -> int:
     """The number asked for less the replacements in it that are still needed, and any margin: what carries, or will."""
-    return max(0, now.replicas.desired - min(state.replaced, sum(sick(state, now))) - state.margin)
+    margin = state.margin if now.groups else 0  # without news of the groups nobody can put it back on
+    return max(0, now.replicas.desired - min(state.replaced, sum(sick(state, now))) - margin)
 
 
 def replace_sick(state: State, now: Observation, wanted: int, floor: int, least: int = 0) -> tuple[int, Reason | None]:

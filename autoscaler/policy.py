@@ -151,12 +151,12 @@ class Ahead:
         if self.trusted_only and not trusted(forecast, self.settings.quantile):
             return None
         value = forecast.value(0, self.settings.quantile)
-        wanted = capacity.replicas(value)
+        wanted = capacity.replicas(value * facts.headroom)
         feasible = capacity.feasible(wanted)
         start, end = forecast.windows[0]
         return _reason(
             "predictive", facts, wanted, quantile=self.settings.quantile, work=value,
-            feasible_load=feasible, start_seconds=start, end_seconds=end, expert=forecast.expert,
+            feasible_load=feasible, start_seconds=start, end_seconds=end, expert=forecast.expert, headroom=facts.headroom,
         )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def trusted(forecast: Forecast, quantile: float) -> bool:
 class Work:
     """Carry the work that arrives at `utilization_fraction` of what replicas can, and drain the queue meanwhile.
 
-    replicas = (work / utilization + backlog / drain seconds) / feasible load of so many.  With no
+    replicas = (headroom * work / utilization + backlog / drain seconds) / feasible load of so many.  With no
     replica ready the newest Observation alone counts if it says more: a wake does not wait for an average.  Just after a
     gap half a window is enough to raise on; nothing is given up on it.
     """
@@ -191,14 +191,14 @@ class Work:
             return None
         queued = facts.backlog()
         drain = s.drain_seconds if asleep or queued is None else drain_seconds(queued, work, s.drain_seconds)
-        wanted = capacity.replicas(work / s.utilization_fraction + (queued or 0.0) / drain)
+        wanted = capacity.replicas(facts.headroom * work / s.utilization_fraction + (queued or 0.0) / drain)
         if after_gap and not asleep:
             wanted = max(wanted, facts.current)
         feasible = capacity.feasible(wanted)
         return _reason(
             "wake" if asleep and facts.current == 0 and wanted else "reactive", facts, wanted, work=work,
             queued_seconds=queued, feasible_load=feasible, utilization_fraction=s.utilization_fraction,
-            window_seconds=s.window_seconds, drain_seconds=drain,
+            window_seconds=s.window_seconds, drain_seconds=drain, headroom=facts.headroom,
         )  # fmt: skip
 
 

@@ -301,6 +301,20 @@ class PreloadSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RiskSettings:
+    """How the strategies steer on the measured attainment: a headroom factor on the work, moved by every turn."""
+
+    gain: float = setting(
+        0.005,
+        "Move of the factor's logarithm in 30 s in which everybody is late; 0 turns it off.  Ten times as much oscillates.",
+        low=0,
+        high=0.1,
+    )
+    min_headroom: float = setting(0.6, "Least factor: below, capacity itself is believed wrongly.", above=0, high=1)
+    max_headroom: float = setting(3.0, "Largest factor: beyond, violations have another cause.", low=1, high=10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventSettings:
     """Something known ahead that changes the work: a launch, a holiday, a sale."""
 
@@ -359,6 +373,7 @@ class PoolSettings:
     policies: tuple[PolicySettings, ...] = setting(
         (), "Policies by hand, the largest recommendation wins; empty, the default, lets `strategy` decide."
     )
+    risk: RiskSettings = setting(factory=RiskSettings, doc="Steering on the attainment.")
     limits: Limits = setting(factory=Limits, doc="Bounds and rates.")
     replica: ReplicaSettings = setting(factory=ReplicaSettings, doc="Prior of one replica.")
     startup: StartupSettings = setting(factory=StartupSettings, doc="Prior of a start-up.")
@@ -394,7 +409,16 @@ class LogSettings:
     """Where Steps are written."""
 
     path: str = setting("steps.jsonl", "Directory or first file of the step log; one log per pool is kept there.")
-    segment_bytes: int = setting(64_000_000, "A segment rotates beyond this size.", low=10_000)
+    segment_bytes: int = setting(
+        8_000_000,
+        "A segment rotates beyond this size: some thousand steps, which a restart decides again within seconds.",
+        low=10_000,
+    )
+    keep_bytes: int | None = setting(
+        200_000_000,
+        "Bytes of segments that `serve` keeps of each pool, about a week; the oldest go first; None keeps all.",
+        low=1_000_000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.placement import Placed, place
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.ports import CapacityModel, Forecaster, Policy
+from autoscaler.risk import steered
 from autoscaler.settings import PoolSettings
 from autoscaler.tiers import PowerPlan, plan, states_of, with_gap
 from autoscaler.types import Beliefs, Capacity, Decision, Forecast, Lengths, Memory, Observation, Reason, State, Step
@@ -32,7 +33,8 @@ LEAST_REPORTING_FRACTION = 0.5
 class Autoscaler:
     """All that decides for one pool.  It holds settings and models and no state: what changes is in the Memory.
 
-    `policies`: what recommends.  `recent_seconds`: how far back in Observations a policy may look.
+    `policies`: what recommends.  `recent_seconds`: how far back in Observations a policy may look.  `steers`: whether the
+    measured attainment moves a headroom on the work; an observer, and policies by hand, have none to set.
     """
 
     settings: PoolSettings
@@ -40,6 +42,7 @@ class Autoscaler:
     capacity_model: CapacityModel
     policies: tuple[Policy, ...]
     recent_seconds: int
+    steers: bool = False
 
     @classmethod
     def of(
@@ -51,6 +54,7 @@ class Autoscaler:
     ) -> Autoscaler:
         """The autoscaler that `settings` ask for; `policies` are the caller's own, beside the configured ones."""
         chosen = tuple(policy_of(s) for s in settings.policies) + tuple(policies)
+        steers = not chosen and settings.strategy != "observer"
         if not chosen:
             chosen = (Work(), InFlight(itl_seconds=settings.slo.itl_seconds))
             if settings.strategy != "reactive":
@@ -62,6 +66,7 @@ class Autoscaler:
             capacity_model=capacity_model,
             policies=(*chosen, Ballast()),
             recent_seconds=max([*windows, 120]) + settings.interval_seconds,
+            steers=steers,
         )
 
     def start(self) -> Memory:
@@ -85,6 +90,7 @@ class Autoscaler:
         """The step as far as this pool is alone: what it would have in replicas that carry."""
         self._check(memory, observation)
         learned, facts, work = self._learn(memory, observation)
+        facts = self._steered(facts, work)
         proposals = tuple(r for r in (self._recommend(p, facts) for p in self.policies) if r is not None)
         power = self._power(facts)
         state, reasons = self._wanted(facts, proposals, power)
@@ -113,7 +119,8 @@ class Autoscaler:
         turn = turn.then(bound.observer(s.strategy, desired, turn.wanted)[1])
         extra = replaced(turn.reasons)
         scaled = bound.remember_change(s.limits, facts.state, at, facts.current, turn.wanted - extra - margin)
-        state = replace(turn.state, scaled=scaled, desired=turn.wanted, replaced=extra, margin=margin)
+        risk = replace(turn.state.risk, bound=bound_by(turn.reasons))
+        state = replace(turn.state, scaled=scaled, desired=turn.wanted, replaced=extra, margin=margin, risk=risk)
         power = turn.power if turn.wanted == 0 else None
         step = Step(
             observation=observation,
@@ -211,6 +218,16 @@ class Autoscaler:
             return None
         return forecast
 
+    def _steered(self, facts: Facts, work: float | None) -> Facts:
+        """`facts` with the headroom that the measured attainment asks for."""
+        s, seen, capacity = self.settings, facts.observation, facts.capacity
+        if not self.steers or capacity is None:
+            return facts
+        carried = seen.replicas.ready * capacity.feasible(max(1, seen.replicas.ready))
+        load = work / carried if work is not None and carried > 0.0 else None
+        risk = steered(facts.state.risk, s.risk, s.slo, seen, load=load, unknown=bool(facts.unknown))
+        return replace(facts, state=replace(facts.state, risk=risk), headroom=math.exp(risk.log_headroom))
+
     @staticmethod
     def _recommend(policy: Policy, facts: Facts) -> Reason | None:
         answer = policy.recommend(facts)
@@ -284,6 +301,14 @@ class Turn:
             return Member(settings=settings, observation=observation, wanted=self.wanted)
         most = bound.bounds_at(settings.limits, observation.at_seconds)[1]
         return Member(settings=settings, observation=observation, wanted=min(self.wanted, most))
+
+
+def bound_by(reasons: Sequence[Reason]) -> str:
+    """What set the number instead of the work: ``most`` (no more may be had), ``least`` (no fewer are kept), or neither."""
+    for reason in reversed(reasons):
+        if reason.rule in ("bounds", "spare", "rate", "ratio"):
+            return "most" if reason.after < reason.before else "least"
+    return "" if reasons[0].rule in ("reactive", "predictive", "wake") else "least"
 
 
 def of_role(lengths: Lengths, role: str) -> Lengths:

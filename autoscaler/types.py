@@ -444,6 +444,34 @@ class Idle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """Latencies around a limit: the bounds of its bucket, in seconds, and decayed counts of requests above each."""
+
+    lower_seconds: float
+    upper_seconds: float
+    above_lower: float
+    above_upper: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Risk:
+    """What steers on the attainment: the logarithm of the headroom factor on work, and what it is moved by.
+
+    `served` requests in `seconds`, both decayed over a day; `first`, `pace`: first tokens and paces around their limits;
+    `busy`: the largest share of the feasible load lately; `bound`: what set the last number instead of the work (``most``,
+    ``least``, or empty).
+    """
+
+    log_headroom: float = 0.0
+    served: float = 0.0
+    seconds: float = 0.0
+    first: Tail | None = None
+    pace: Tail | None = None
+    busy: float = 0.0
+    bound: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What the decision itself must remember between steps; small, and written with every Step.
 
@@ -454,6 +482,7 @@ class State:
     `overdue_at_seconds`: when the starts in flight are overdue.  `replaced`: replicas of `desired` that stand for sick ones.
     `margin`: those that are more than are needed, because spot may be taken away or replicas move between groups.
     `idle`: of a pool with tiers to power down to.
+    `risk`: the headroom that the measured attainment asks for.
     `mean_total_work`: Erlangs of interactive and deferrable requests together, where there are such classes.
     """
 
@@ -475,6 +504,7 @@ class State:
     mean_total_work: float | None = None
     margin: int = 0
     idle: Idle | None = None
+    risk: Risk = Risk()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
