@@ -19,6 +19,7 @@ from serving.kubernetes_objects import Pod, Scale
 
 LEADER_WORKER_SET = Kind(group="leaderworkerset.x-k8s.io", version="v1", plural="leaderworkersets")
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
+CONFLICTS = 5  # tries of one write
 UNREADY_SECONDS = 30  # a replica that was ready and is not: shorter is a missed probe, longer is sick
 
 Startup = Callable[[float], float | None]
@@ -69,7 +70,7 @@ class KubernetesTarget:
     async def replicas(self) -> Replicas:
         """Counts now.  Raises TargetNotFound or TargetError."""
         try:
-            self._scale = await self._cluster.scale(self.kind, self.settings.namespace, self.name)
+            self._scale = await self._read()
             if not self._scale.selector:
                 raise TargetError(f"{self}: its scale has no selector, so that its pods cannot be found")
             pods = await self._cluster.pods(self.settings.namespace, self._scale.selector)
@@ -78,17 +79,38 @@ class KubernetesTarget:
         return self._counted(self._scale, pods)
 
     async def scale(self, replicas: int) -> None:
-        """Ask for `replicas`; TargetConflict where somebody wrote since the counts were read."""
+        """Ask for `replicas`; TargetConflict where somebody wrote the number since the counts were read."""
         seen = self._scale
         try:
             if seen is None:
-                seen = await self._cluster.scale(self.kind, self.settings.namespace, self.name)
-            self._scale = await self._cluster.set_scale(
-                self.kind, self.settings.namespace, self.name, replicas, seen.resource_version
-            )
+                seen = await self._read()
+            self._scale = await self._write(replicas, seen)
         except KubernetesError as error:
             self._scale = None
             self._give_up(error)
+
+    async def _read(self) -> Scale:
+        return await self._cluster.scale(self.kind, self.settings.namespace, self.name)
+
+    async def _write(self, replicas: int, seen: Scale) -> Scale:
+        """Write the number if it is still the one that was seen.
+
+        Whatever changes of the object is a conflict for the API server, also each pod that comes up: the number decides.
+        """
+        for _ in range(CONFLICTS):
+            try:
+                return await self._set(replicas, seen)
+            except KubernetesError as error:
+                now = await self._read() if error.conflict else seen
+                if not error.conflict or now.replicas != seen.replicas:
+                    raise
+                seen = now
+        return await self._set(replicas, seen)
+
+    async def _set(self, replicas: int, seen: Scale) -> Scale:
+        return await self._cluster.set_scale(
+            self.kind, self.settings.namespace, self.name, replicas, seen.resource_version
+        )
 
     async def other_scalers(self) -> list[str]:
         """Who else scales this object, as kind/name: for refusing to be the second writer."""

@@ -94,6 +94,19 @@ def test_killed_it_is_held_and_begun_again_it_goes_on(
     namespace.wait_wanted("chat", 1)
 
 
+def test_the_api_server_restarts(served: Serve, plane: ControlPlane, namespace: Namespace, door: Door, kube: Api):
+    begin(namespace, door, 4)
+    plane.server.kill()
+    time.sleep(5.0)  # longer than a number may be old
+    plane.server.start()
+    plane.server.wait_until("ready", lambda: kube.request("GET", "/readyz", timeout=5) == "ok")
+    assert namespace.wanted("chat") == 4
+    door.arrive(6)
+    namespace.wait_ready("chat", 6, seconds=60)
+    assert served.program.running()
+    assert all(program.running() for program in plane.programs)
+
+
 def test_what_is_too_old_is_held_and_told(served: Serve, namespace: Namespace, door: Door, kube: Api):
     begin(namespace, door, 4)
     before = namespace.deployment("chat")

@@ -114,6 +114,9 @@ def test_a_scale_is_asked_for_and_a_second_writer_is_a_conflict() -> None:
         await w.counts()
         await w.target.scale(5)
         assert (await w.counts()).desired == 5
+        w.deployment(5)  # a pod came up: another version with the same number
+        await w.target.scale(6)
+        assert (await w.counts()).desired == 6
         w.deployment(3)  # somebody else
         with pytest.raises(TargetConflict, match="deployments/llm/chat: .*modified"):
             await w.target.scale(7)
