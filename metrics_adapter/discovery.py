@@ -1,33 +1,25 @@
-"""Where a pool's replicas are: a list by hand, the addresses of a name, or Kubernetes' EndpointSlices.
-
-EndpointSlices are asked for over the API server's HTTP, without a client library: one list, page by page.
-"""
+"""Where a pool's replicas are: a list by hand, the addresses of a name, or Kubernetes' EndpointSlices."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
-import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-import aiohttp
-
-from autoscaler.errors import SourceError, SourceUnavailable
+from autoscaler.errors import ConfigError, SourceError, SourceUnavailable
 from autoscaler.scrape_settings import EndpointSliceSettings, ScrapeSettings
 from autoscaler.source_settings import AuthSettings
 from metrics_adapter.transport import context_of, credentials
+from serving.kubernetes import Kubernetes, KubernetesError
+from serving.kubernetes_access import ACCOUNT, Access, ServiceAccount
 
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-PAGE_ENDPOINTS = 500
-MOST_SLICES = 10_000
-MOST_ANSWER_BYTES = 64_000_000
 API_TIMEOUT_SECONDS = 5.0
 
 
@@ -127,9 +119,13 @@ class EndpointSlices:
         account: Path = ACCOUNT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._scrape, self._settings, self._account, self._clock = scrape, settings, account, clock
-        self._environment = os.environ if environment is None else environment
-        self._session: aiohttp.ClientSession | None = None
+        self._scrape, self._settings, self._clock = scrape, settings, clock
+        self.access: Access = (
+            ServiceAccount(environment=environment, account=account)
+            if settings.api_url is None
+            else ApiUrl(settings.api_url, settings.auth)
+        )
+        self._cluster = Kubernetes(self.access, timeout_seconds=API_TIMEOUT_SECONDS)
         self._list: list[Endpoint] | None = None
         self._listed_at = 0.0
 
@@ -140,102 +136,61 @@ class EndpointSlices:
             return self._list
         error: SourceError
         try:
-            async with asyncio.timeout(API_TIMEOUT_SECONDS):
-                slices = await self._slices()
+            slices = await self._slices()
             self._list, self._listed_at = endpoints_of(slices, self._scrape, self._settings.port_name), now
             return self._list
         except SourceError as failure:
             error = failure
-        except TimeoutError:
-            error = SourceUnavailable(f"EndpointSlices: the API server gave no answer within {API_TIMEOUT_SECONDS:g} s")
-        except (aiohttp.ClientError, OSError, ValueError) as failure:
-            text = " ".join(str(failure).split()) or type(failure).__name__
-            error = SourceUnavailable(f"EndpointSlices: the API server cannot be asked: {text[:200]}")
+        except KubernetesError as failure:
+            kind = SourceUnavailable if failure.status is None else SourceError
+            error = kind(f"EndpointSlices: {failure}")
         if self._list is not None and now - self._listed_at <= self._settings.stale_after_seconds:
             return self._list
         raise error
 
     async def _slices(self) -> list[Any]:
-        base, headers = self._server()
         settings = self._settings
+        try:
+            await self.access.load()
+        except ConfigError:
+            raise SourceError("EndpointSlices: this is no pod of a cluster: set endpoints.api_url") from None
+        namespace = settings.namespace or self.access.namespace
+        if namespace is None:
+            raise SourceError("EndpointSlices: our own namespace is not known: set endpoints.namespace")
         selector = settings.selector or f"kubernetes.io/service-name={settings.service}"
-        path = f"{base}/apis/discovery.k8s.io/v1/namespaces/{quote(self._namespace(), safe='')}/endpointslices"
-        session = self._session or self._open()
-        slices: list[Any] = []
-        query = {"labelSelector": selector, "limit": str(PAGE_ENDPOINTS)}
-        while True:
-            async with session.get(path, params=query, headers=headers, allow_redirects=False) as response:
-                body = await _bounded(response)
-            if response.status != 200:
-                raise SourceError(f"EndpointSlices: HTTP {response.status} of the API server: {_said(body)}")
-            data = json.loads(body)
-            if not isinstance(data, dict) or not isinstance(data.get("items"), list):
-                raise SourceError("EndpointSlices: the API server's answer is no list")
-            slices += data["items"]
-            meta = data.get("metadata")
-            more = meta.get("continue") if isinstance(meta, dict) else None
-            if not more or len(slices) > MOST_SLICES:
-                return slices
-            query = {**query, "continue": str(more)}
-
-    def _server(self) -> tuple[str, dict[str, str]]:
-        """(base URL, headers) of the API server: as set, or as a pod finds it."""
-        settings = self._settings
-        if settings.api_url is not None:
-            return settings.api_url.rstrip("/"), credentials(settings.auth)
-        host = self._environment.get("KUBERNETES_SERVICE_HOST")
-        port = self._environment.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host:
-            raise SourceError("EndpointSlices: this is no pod of a cluster: set endpoints.api_url")
-        try:
-            token = (self._account / "token").read_text().strip()  # it rotates: read anew each time
-        except OSError as error:
-            raise SourceError(f"{self._account / 'token'}: cannot be read: {error.strerror}") from None
-        return url_of(host, int(port), "https", ""), {"Authorization": f"Bearer {token}"}
-
-    def _open(self) -> aiohttp.ClientSession:
-        own = self._settings.api_url is None
-        try:
-            context = context_of(AuthSettings(ca_file=str(self._account / "ca.crt")) if own else self._settings.auth)
-        except OSError as error:
-            text = error.strerror or str(error)
-            raise SourceError(f"EndpointSlices: the API server's certificate files cannot be read: {text}") from None
-        connector = aiohttp.TCPConnector(limit=2, ssl=context)
-        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        return self._session
-
-    def _namespace(self) -> str:
-        if self._settings.namespace is not None:
-            return self._settings.namespace
-        try:
-            return (self._account / "namespace").read_text().strip()
-        except OSError:
-            raise SourceError("EndpointSlices: our own namespace is not known: set endpoints.namespace") from None
+        return await self._cluster.endpoint_slices(namespace, selector)
 
     async def close(self) -> None:
         """Give back the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._cluster.close()
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    chunks, size = [], 0
-    async for chunk in response.content.iter_chunked(1 << 16):
-        size += len(chunk)
-        if size > MOST_ANSWER_BYTES:
-            raise SourceError(f"EndpointSlices: the answer is larger than {MOST_ANSWER_BYTES} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
+class ApiUrl:
+    """An API server that the settings name, and who we are to it."""
 
+    namespace: str | None = None
 
-def _said(body: bytes) -> str:
-    try:
-        data = json.loads(body)
-    except ValueError:
-        return "no reason is given"
-    said = data.get("message") if isinstance(data, dict) else None
-    return " ".join(str(said).split())[:300] if said else "no reason is given"
+    def __init__(self, url: str, auth: AuthSettings) -> None:
+        self.url, self._auth = url.rstrip("/"), auth
+
+    async def load(self) -> None:
+        """Nothing is kept."""
+
+    def headers(self) -> dict[str, str]:
+        """Credentials out of their files as they are now."""
+        return credentials(self._auth)
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Out of the files as they are now."""
+        try:
+            return context_of(self._auth) if self.url.startswith("https") else None
+        except OSError as error:
+            text = error.strerror or str(error)
+            raise KubernetesError(f"the API server's certificate files cannot be read: {text}") from None
+
+    def options(self) -> dict[str, Any]:
+        """None."""
+        return {}
 
 
 def endpoints_of(slices: Sequence[Any], settings: ScrapeSettings, port_name: str | None) -> list[Endpoint]:

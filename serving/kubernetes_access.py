@@ -38,8 +38,9 @@ class KubernetesError(AutoscalerError):
 class Access(Protocol):
     """Where an API server is and what it wants to see of us."""
 
-    namespace: str | None
-    """Our own namespace, where known."""
+    @property
+    def namespace(self) -> str | None:
+        """Our own namespace, where known."""
 
     async def load(self) -> None:
         """Read the credentials, anew too.  Raises ConfigError or KubernetesError with a sentence."""
@@ -77,7 +78,8 @@ class ServiceAccount:
         return bool(self._environment.get("KUBERNETES_SERVICE_HOST")) and (self._account / "token").exists()
 
     async def load(self) -> None:
-        """Check that the files are there."""
+        """Check that there is a server, and the files."""
+        _ = self.url
         self.headers()
         try:
             self.namespace = (self._account / "namespace").read_text(encoding="utf-8").strip() or None

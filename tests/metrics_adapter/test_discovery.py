@@ -99,7 +99,7 @@ def test_an_api_server_that_is_away_is_believed_for_a_while(token: Path) -> None
         now = 59.0
         assert await found.endpoints() == before
         now = 61.0
-        with pytest.raises(SourceUnavailable, match="EndpointSlices: the API server cannot be asked"):
+        with pytest.raises(SourceUnavailable, match="EndpointSlices: .*the API server cannot be asked"):
             await found.endpoints()
         await found.close()
 
@@ -115,7 +115,7 @@ def test_an_api_server_that_is_away_is_believed_for_a_while(token: Path) -> None
             "HTTP 403 .* cannot list",
         ),
         ({"items": 3}, 200, "the API server's answer is no list"),
-        ("nothing", 200, "the API server cannot be asked|is no list"),
+        ("nothing", 200, "the API server's answer is no object"),
     ],
 )
 def test_what_the_api_server_refuses_is_said(token: Path, body: Any, status: int, words: str) -> None:
@@ -144,10 +144,10 @@ def test_within_a_pod_the_account_says_who_where_and_which_namespace(tmp_path: P
     found = EndpointSlices(
         settings, settings.endpoints, account=tmp_path, environment={"KUBERNETES_SERVICE_HOST": "fd00::1"}
     )
-    assert found._namespace() == "llm"
-    assert found._server() == ("https://[fd00::1]:443", {"Authorization": "Bearer t"})
-    with pytest.raises(SourceError, match="certificate files cannot be read: No such file or directory"):
+    with pytest.raises(SourceError, match=r"ca\.crt: cannot be read: No such file or directory"):
         run(found.endpoints)
+    assert (found.access.namespace, found.access.url) == ("llm", "https://[fd00::1]:443")
+    assert found.access.headers() == {"Authorization": "Bearer t"}
     outside = EndpointSlices(settings, settings.endpoints, account=tmp_path, environment={})
     with pytest.raises(SourceError, match=r"no pod of a cluster: set endpoints\.api_url"):
         run(outside.endpoints)
