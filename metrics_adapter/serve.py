@@ -33,7 +33,7 @@ from metrics_adapter.exposition import CONTENT_TYPE
 from metrics_adapter.external_metrics import VERSION, api_routes, errors_as_status, external_metrics
 from metrics_adapter.external_metrics_values import Metric, metrics_of
 from metrics_adapter.front_proxy import FrontProxy, guard
-from metrics_adapter.keda import KedaServer
+from metrics_adapter.keda import KedaServer, KedaTls
 from metrics_adapter.leader import Election, Fenced, take_turns
 from metrics_adapter.leader_feed import Feed
 from metrics_adapter.leader_follow import Follower
@@ -155,9 +155,7 @@ class Server:
         if self.asked.secure_port is not None:
             await self._secure()
         if self.asked.keda_port is not None:
-            keda = KedaServer(self.board, port=self.asked.keda_port)
-            await self.stack.enter_async_context(keda)
-            logger.info("KEDA: port %d", keda.port)
+            await self._open_keda()
         memories = {name: resumed(made, self.log / name) for name, made in self.autoscalers.items()}
         for memory in memories.values():
             show_last(self.board, memory)
@@ -167,6 +165,18 @@ class Server:
             follower = Follower(self.board, self.autoscalers, memories)
             self._go("the election", take_turns(self.election, follower, self.lead))
         self.life.ready = True
+
+    async def _open_keda(self) -> None:
+        asked, tls = self.asked, None
+        if asked.keda_tls_cert_file is not None:
+            tls = KedaTls(
+                cert_file=asked.keda_tls_cert_file, key_file=asked.keda_tls_private_key_file,
+                client_ca_file=asked.keda_client_ca_file,
+            )  # fmt: skip
+        host = asked.host or "[::]"
+        keda = KedaServer(self.board, port=asked.keda_port, host=host, tls=tls)
+        await self.stack.enter_async_context(keda)
+        logger.info("KEDA: %s:%d, %s", host, keda.port, "no TLS" if tls is None else "TLS")
 
     async def lead(self, memories: Mapping[str, Memory]) -> None:
         """Decide for all pools, going on from `memories`, until cancelled."""

@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     api.add_argument("--tls-private-key-file", type=Path, help="its key")
     keda = parser.add_argument_group("KEDA", "what a ScaledObject asks")
     keda.add_argument("--keda-port", type=int, metavar="PORT", help="gRPC port, usually 9090 (default: none)")
+    keda.add_argument(
+        "--keda-tls-cert-file", type=Path, help="its certificate, read again when it changes (default: no TLS)"
+    )
+    keda.add_argument("--keda-tls-private-key-file", type=Path, help="its key")
+    keda.add_argument("--keda-client-ca-file", type=Path, help="only clients with a certificate of this authority")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,8 +95,15 @@ def check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and not low <= value <= high:
             raise ConfigError(f"--{name.replace('_', '-')}", f"{value:g} must be in [{low}, {high}]")
-    if (arguments.tls_cert_file is None) != (arguments.tls_private_key_file is None):
-        raise ConfigError("--tls-cert-file", "must be given together with --tls-private-key-file")
+    for option in ("tls", "keda_tls"):
+        cert, key = (getattr(arguments, f"{option}_{what}_file") for what in ("cert", "private_key"))
+        if (cert is None) != (key is None):
+            option = option.replace("_", "-")
+            raise ConfigError(f"--{option}-cert-file", f"must be given together with --{option}-private-key-file")
+    if arguments.keda_tls_cert_file is not None and arguments.keda_port is None:
+        raise ConfigError("--keda-tls-cert-file", "must be given together with --keda-port")
+    if arguments.keda_client_ca_file is not None and arguments.keda_tls_cert_file is None:
+        raise ConfigError("--keda-client-ca-file", "must be given together with --keda-tls-cert-file")
     if arguments.without_cluster:
         for name in ("kubeconfig", "context", "secure_port", "tls_cert_file", "keda_port", "lease", "address"):
             if getattr(arguments, name) is not None:

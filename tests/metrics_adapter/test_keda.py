@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from steps import step
 
 from autoscaler import Pool
 from autoscaler.errors import ConfigError
+from metrics_adapter import serve_command
 from metrics_adapter.board import Board
 
 grpc = pytest.importorskip("grpc")
@@ -295,3 +297,21 @@ def test_a_port_that_is_taken_and_files_that_are_none_are_sentences(tmp_path: Pa
             await KedaServer(board, port=0, host="127.0.0.1", tls=tls).start()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            "--keda-port 0 --keda-tls-cert-file c",
+            "--keda-tls-cert-file: must be given together with --keda-tls-private",
+        ),
+        ("--keda-tls-cert-file c --keda-tls-private-key-file k", "must be given together with --keda-port"),
+        ("--keda-port 0 --keda-client-ca-file a", "must be given together with --keda-tls-cert-file"),
+    ],
+)
+def test_options_that_need_each_other(options: str, says: str) -> None:
+    parser = argparse.ArgumentParser()
+    serve_command.add_arguments(parser)
+    with pytest.raises(ConfigError, match=says):
+        serve_command.check(parser.parse_args(["-c", "x", *options.split()]))
