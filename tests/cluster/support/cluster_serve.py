@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -98,7 +98,8 @@ class Door:
 
 
 @cache
-def _manifests(kubectl: Path, overlay: str) -> tuple[Object, ...]:
+def manifests(kubectl: Path, overlay: str) -> tuple[Object, ...]:
+    """The objects that an overlay builds."""
     import subprocess
 
     done = subprocess.run(
@@ -110,7 +111,7 @@ def _manifests(kubectl: Path, overlay: str) -> tuple[Object, ...]:
 
 def give_rights(api: Api, pools_in: str, overlay: str = "hpa") -> None:
     """What the manifests of an overlay allow, for pools in the namespace `pools_in`."""
-    for found in _manifests(api.kubectl_program, overlay):
+    for found in manifests(api.kubectl_program, overlay):
         if found["kind"] in RIGHTS:
             meta = dict(found["metadata"])
             if meta.get("namespace") == "llm":
@@ -145,7 +146,8 @@ def pool_section(namespace: str, door: Door, *, name: str = "chat", **more: Any)
 class Serve:
     """The process, registered as the server of external metrics, once `with` is entered.
 
-    It runs as the service account of the manifests, with their rights and no others.  `flags`: more of its options.
+    It runs as the service account of the manifests, with their rights and no others.  `flags`: more of its options;
+    `pool`: more of its pool's section.
     """
 
     def __init__(
@@ -157,11 +159,12 @@ class Serve:
         *,
         flags: Sequence[str | Path] = (),
         ca_bundle: bytes | None = None,
+        pool: Mapping[str, Any] | None = None,
     ) -> None:
         self.plane, self.folder, self.ca_bundle = plane, folder, ca_bundle
         give_rights(plane.api, namespace.name)
         account = plane.service_account(HOME, "autoscaler")
-        config = {"version": 1, "pools": [pool_section(namespace.name, door)]}
+        config = {"version": 1, "pools": [pool_section(namespace.name, door, **(pool or {}))]}
         (folder / "config.json").write_text(json.dumps(config))
         self.secure, self.plain = free_ports(2)
         command = [
