@@ -46,6 +46,17 @@ def test_python_examples_run(page: str, index: int, tmp_path: Path, monkeypatch:
             requests, prompt_tokens, running, waiting = 4000.0, 4_000_000.0, 50, 200
 
         assert names["turn"](1_760_000_000, Fleet(), Counted()) > 1  # type: ignore[operator]
+    if "control" in names:
+        control, workers = names["control"], names["workers"]
+        try:
+            assert [control(1_760_000_000 + 10 * i, 250, 0) for i in range(3)] == [3, 3, 3]  # type: ignore[operator]
+            workers[0].kill()  # type: ignore[index]
+            workers[0].wait()  # type: ignore[index]
+            assert control(1_760_000_030, 250, 0) == 3 == len(workers)  # type: ignore[operator, arg-type]
+        finally:
+            for worker in workers:  # type: ignore[attr-defined]
+                worker.kill()
+                worker.wait()
     if "HalfTheQueue" in names:
         seen = observation("chat", 1_760_000_000, replicas=1, waiting_requests=120)
         assert names["pool"].step(seen).replicas == 3  # type: ignore[attr-defined]
