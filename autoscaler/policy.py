@@ -22,12 +22,10 @@ from autoscaler.settings import (
     WorkSettings,
 )
 from autoscaler.signals import SIGNALS
-from autoscaler.types import Forecast, Reason
+from autoscaler.trust import trusted
+from autoscaler.types import Reason
 from autoscaler.units import replicas_for
 
-# A forecast acts once so many of them have matured, and while its quantile held in at least (quantile - slack) of cases.
-LEAST_MATURED = 200
-COVERAGE_SLACK = 0.03
 # So much of a window may be unknown just after a gap, to raise on the rest.
 AFTER_GAP_FRACTION = 0.5
 LONGEST_DRAIN_SECONDS = 300.0
@@ -148,7 +146,8 @@ class Ahead:
         forecast, capacity = facts.forecast, facts.capacity
         if forecast is None or capacity is None or self.settings.quantile not in forecast.levels:
             return None
-        if self.trusted_only and not trusted(forecast, self.settings.quantile):
+        at, quantile = facts.observation.at_seconds, self.settings.quantile
+        if self.trusted_only and not trusted(forecast, quantile, facts.state.trust, at):
             return None
         value = forecast.value(0, self.settings.quantile)
         wanted = capacity.replicas(value * facts.headroom)
@@ -158,13 +157,6 @@ class Ahead:
             "predictive", facts, wanted, quantile=self.settings.quantile, work=value,
             feasible_load=feasible, start_seconds=start, end_seconds=end, expert=forecast.expert, headroom=facts.headroom,
         )  # fmt: skip
-
-
-def trusted(forecast: Forecast, quantile: float) -> bool:
-    """True once the forecast has earned it: enough matured forecasts, and its quantile held as often as it says."""
-    if forecast.matured < LEAST_MATURED or forecast.coverage is None:
-        return False
-    return forecast.coverage >= quantile - COVERAGE_SLACK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.risk import steered
 from autoscaler.settings import PoolSettings
 from autoscaler.tiers import PowerPlan, plan, states_of, with_gap
+from autoscaler.trust import witnessed
 from autoscaler.types import Beliefs, Capacity, Decision, Forecast, Lengths, Memory, Observation, Reason, State, Step
 
 # Below this share of ready replicas that report, their sums say nothing.
@@ -219,14 +220,21 @@ class Autoscaler:
         return forecast
 
     def _steered(self, facts: Facts, work: float | None) -> Facts:
-        """`facts` with the headroom that the measured attainment asks for."""
+        """`facts` with the headroom that the measured attainment asks for, and what outcomes say of past forecasts."""
         s, seen, capacity = self.settings, facts.observation, facts.capacity
         if not self.steers or capacity is None:
             return facts
         carried = seen.replicas.ready * capacity.feasible(max(1, seen.replicas.ready))
         load = work / carried if work is not None and carried > 0.0 else None
         risk = steered(facts.state.risk, s.risk, s.slo, seen, load=load, unknown=bool(facts.unknown))
-        return replace(facts, state=replace(facts.state, risk=risk), headroom=math.exp(risk.log_headroom))
+        trust = facts.state.trust
+        if s.strategy != "reactive":
+            trust = witnessed(
+                trust, seen.at_seconds, facts.forecast, Ahead().settings.quantile, work=facts.work(60),
+                least=0.5 * capacity.feasible(1),
+            )  # fmt: skip
+        state = replace(facts.state, risk=risk, trust=trust)
+        return replace(facts, state=state, headroom=math.exp(risk.log_headroom))
 
     @staticmethod
     def _recommend(policy: Policy, facts: Facts) -> Reason | None:

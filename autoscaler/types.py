@@ -472,6 +472,26 @@ class Risk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A quantile that was forecast for a window (instants in seconds), and the most work that came in it so far."""
+
+    start_seconds: int
+    end_seconds: int
+    value: float
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Forecasts whose windows have not passed, how far too high those before were, and until when none is believed."""
+
+    told: tuple[Told, ...] = ()
+    told_at_seconds: int | None = None
+    excess: float = 0.0
+    distrusted_until_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What the decision itself must remember between steps; small, and written with every Step.
 
@@ -482,7 +502,7 @@ class State:
     `overdue_at_seconds`: when the starts in flight are overdue.  `replaced`: replicas of `desired` that stand for sick ones.
     `margin`: those that are more than are needed, because spot may be taken away or replicas move between groups.
     `idle`: of a pool with tiers to power down to.
-    `risk`: the headroom that the measured attainment asks for.
+    `risk`: the headroom that the measured attainment asks for; `trust`: whether forecasts have earned that they act.
     `mean_total_work`: Erlangs of interactive and deferrable requests together, where there are such classes.
     """
 
@@ -505,6 +525,7 @@ class State:
     margin: int = 0
     idle: Idle | None = None
     risk: Risk = Risk()
+    trust: Trust = Trust()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
