@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decisions", action="store_true", help="also what each forecast costs in the simulator, in GPU-hours"
     )
+    parser.add_argument(
+        "--startup-factor", type=float, default=1.0, help="with --decisions: times two minutes of start-up (default: 1)"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--html", type=Path, help="write a page with forecast fans over what came")
 
@@ -55,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     days = arguments.test_days if arguments.test_days is not None else QUICK_DAYS if arguments.quick else TEST_DAYS
     if not 0.05 <= days <= 366:
         raise ConfigError("--test-days", f"{days:g} must be in [0.05, 366]")
+    if not 0 < arguments.startup_factor <= 100:
+        raise ConfigError("--startup-factor", f"{arguments.startup_factor:g} must be in (0, 100]")
     check_place(arguments.html.parent if arguments.html is not None else None, "--html")
     names = names_of(arguments.forecasters)
     sources = arguments.trace or [BUILTIN + name for name in builtin_names()]
@@ -68,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.decisions:
             hours = 2.0 if arguments.quick else 24.0
             for source in sources:
-                decided += decisions(source, names, hours=hours, progress=progress)
+                decided += decisions(
+                    source, names, hours=hours, startup_factor=arguments.startup_factor, progress=progress
+                )
     found = [score for one, said in zip(series, told, strict=True) for score in scores(one, said)]
     lost = lost_cells(found)
     if arguments.html is not None:

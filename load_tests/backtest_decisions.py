@@ -61,14 +61,18 @@ def decisions(
     names: Sequence[str],
     *,
     hours: float = 24.0,
+    startup_factor: float = 1.0,
     engine: Engine = "plant",
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Decided]:
-    """The reactive policy at its headrooms, then each forecaster; empty for what is no shipped trace, or too small."""
+    """The reactive policy at its headrooms, then each forecaster; empty for what is no shipped trace, or too small.
+
+    `startup_factor`: replicas take so many times two minutes to be ready.
+    """
     name = source.removeprefix(BUILTIN)
     if not source.startswith(BUILTIN) or name in grid().left_out:
         return []
-    scenario = scenario_of(name, hours)
+    scenario = scenario_of(name, hours, startup_factor)
     prepared = prepare(scenario, 0)
     runs = [(REACTIVE, headroom) for headroom in HEADROOMS] + [(n, 1.0) for n in names]
     share, cost = [], []
@@ -97,11 +101,11 @@ def decisions(
     return found
 
 
-def scenario_of(name: str, hours: float) -> Scenario:
-    """The first `hours` of the trace's test days, sized as the policy bench does, replicas ready in about two minutes."""
+def scenario_of(name: str, hours: float, startup_factor: float = 1.0) -> Scenario:
+    """The first `hours` of the trace's test days, sized as the policy bench does; replicas are ready in about two minutes."""
     made, _, capacity = sized(grid(), name)
     told = ours(grid(), capacity)[:1]
-    startup = Startup(profile="warm_node_local")
+    startup = Startup(profile="warm_node_local", factor=startup_factor)
     case = case_of(replace(made, startup=startup, policies=told), targets=(ASKED,), oracle=True)
     test = case.test[0]
     end = (test.window.duration_seconds or hours * 3600.0) - test.score_from_seconds

@@ -231,6 +231,7 @@ def test_the_command_on_a_file_writes_table_and_page(tmp_path: Path, capsys: pyt
         (["--jobs", "0"], "--jobs"),
         (["--seed", "-1"], "--seed"),
         (["--test-days", "0"], "--test-days"),
+        (["--startup-factor", "0"], "--startup-factor"),
         (["builtin:nothing"], "unknown"),
     ],
 )
