@@ -237,6 +237,7 @@ def first_difference(recorded: Any, replayed: Any, path: str = "") -> tuple[str,
 class StepLog:
     """Appends to a pool's log.  Opening it begins a new segment with a snapshot of `memory`.
 
+    A segment rotates beyond `segment_bytes`; the oldest ones are deleted while all hold more than `keep_bytes` (None: never).
     `on_line` is told every line that is appended (no headers, no snapshots), for who follows along.
     """
 
@@ -246,13 +247,14 @@ class StepLog:
         autoscaler_: Autoscaler,
         memory: Memory,
         *,
-        segment_bytes: int = 64_000_000,
+        segment_bytes: int = 8_000_000,
+        keep_bytes: int | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         self.directory = directory
         self._on_line = on_line
         self._autoscaler = autoscaler_
-        self._segment_bytes = segment_bytes
+        self._segment_bytes, self._keep_bytes = segment_bytes, keep_bytes
         self._file: TextIO | None = None
         self._written = 0
         directory.mkdir(parents=True, exist_ok=True)
@@ -310,6 +312,20 @@ class StepLog:
         scratch.rename(path)
         self._file = path.open("a", encoding="utf-8", newline="\n")
         self._written = len(text)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Delete the oldest segments beyond what is kept; the one that is written to stays."""
+        if self._keep_bytes is None:
+            return
+        *old, current = segments(self.directory)
+        sizes = {path: path.stat().st_size for path in (*old, current)}
+        total = sum(sizes.values()) + self._segment_bytes  # the current one will grow to that
+        for path in old:
+            if total <= self._keep_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= sizes[path]
 
 
 def _refit_line(beliefs: Beliefs) -> str:

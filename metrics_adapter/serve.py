@@ -156,15 +156,20 @@ class Server:
             await self._secure()
         if self.asked.keda_port is not None:
             await self._open_keda()
-        memories = {name: resumed(made, self.log / name) for name, made in self.autoscalers.items()}
-        for memory in memories.values():
-            show_last(self.board, memory)
+        self._go("the loops", self._decide())
+        self.life.ready = True
+
+    async def _decide(self) -> None:
+        """Go on where the logs end; as the leader, or behind one.  Reading the logs holds up no answer."""
+        memories = {}
+        for name, made in self.autoscalers.items():
+            memories[name] = await asyncio.to_thread(resumed, made, self.log / name)
+            show_last(self.board, memories[name])
         if self.election is None:
-            self._go("the loops", self.lead(memories))
+            await self.lead(memories)
         else:
             follower = Follower(self.board, self.autoscalers, memories)
-            self._go("the election", take_turns(self.election, follower, self.lead))
-        self.life.ready = True
+            await take_turns(self.election, follower, self.lead)
 
     async def _open_keda(self) -> None:
         asked, tls = self.asked, None
@@ -235,7 +240,7 @@ class Server:
         target = self._target(made.settings)
         pool = Served.open(
             made, memory, target=self._fenced(target), log=self.log, board=self.board,
-            segment_bytes=self.config.log.segment_bytes,
+            rotation=self.config.log,
             on_line=None if self.feed is None else partial(self.feed.publish, name),
         )  # fmt: skip
         if target is not None:

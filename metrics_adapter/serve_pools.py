@@ -21,7 +21,7 @@ from autoscaler.errors import ConfigError, LogError, SourceError
 from autoscaler.log import StepLog, restore, segments
 from autoscaler.loop import Loop, SystemClock, tick_together
 from autoscaler.ports import Clock, Target
-from autoscaler.settings import PoolSettings
+from autoscaler.settings import LogSettings, PoolSettings
 from autoscaler.step import Autoscaler
 from autoscaler.types import Memory, Observation, Replicas
 from metrics_adapter.board import Board
@@ -68,7 +68,7 @@ class Served:
     @classmethod
     def open(
         cls, made: Autoscaler, memory: Memory, *, target: Target | None, log: Path, board: Board,
-        clock: Clock | None = None, segment_bytes: int = 64_000_000, on_line: Callable[[str], None] | None = None,
+        clock: Clock | None = None, rotation: LogSettings | None = None, on_line: Callable[[str], None] | None = None,
     ) -> Served:  # fmt: skip
         """A pool that goes on from `memory`.  `target` None: see `Kept`.
 
@@ -76,7 +76,11 @@ class Served:
         """
         settings = made.settings
         source = source_of(settings)
-        written = StepLog(log / settings.name, made, memory, segment_bytes=segment_bytes, on_line=on_line)
+        rotation = rotation or LogSettings()
+        written = StepLog(
+            log / settings.name, made, memory, segment_bytes=rotation.segment_bytes, keep_bytes=rotation.keep_bytes,
+            on_line=on_line,
+        )  # fmt: skip
         if target is None:
             last = memory.last_step
             decided = None if last is None else last.decision.replicas

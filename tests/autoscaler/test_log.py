@@ -200,3 +200,18 @@ def test_no_nan_and_no_infinity_reach_a_log() -> None:
             encode(mad)
     fine = Forecast(at_seconds=1, levels=(0.5,), windows=((0, 60),), values=((-0.0, 1e300),))
     assert encode(fine).endswith('"values":[[0.0,1e+300]]}')
+
+
+def test_the_oldest_segments_go_and_what_is_left_boots(tmp_path: Path) -> None:
+    autoscaler = plain_autoscaler()
+    memory = autoscaler.start()
+    log = StepLog(tmp_path / "p", autoscaler, memory, segment_bytes=20_000, keep_bytes=100_000)
+    for i in range(400):
+        step, memory = autoscaler.step(memory, observation("p", 10 * i, requests_per_second=5.0))
+        log.append(step, memory)
+        assert sum(path.stat().st_size for path in segments(tmp_path / "p")) < 110_000
+    log.close()
+    left = segments(tmp_path / "p")
+    assert 3 <= len(left) < int(left[-1].stem)
+    assert restore(autoscaler, tmp_path / "p") == memory
+    assert verify(autoscaler, tmp_path / "p") > 0

@@ -126,9 +126,11 @@ def test_it_decides_answers_ends_well_and_goes_on_where_it_was(tmp_path: Path, e
         assert process.end() == 0
         assert "Traceback" not in "".join(process.lines)
     assert settings_of(tmp_path / "steps" / "chat").name == "chat"
+    path.write_text(path.read_text().replace('"interval_seconds": 1', '"interval_seconds": 3600'))
     with serving(path, *QUICK, "--log", "steps", "--stale-after-seconds", "3600") as process:
-        code, text = process.get(f"{API}/desired_replicas?labelSelector=pool%3Dchat")
-        assert code == 200, text  # the step that the log ended with: no turn has been since the start
+        # What the log ended with: the next turn is at the next full hour.
+        again = json.loads(process.until(f"{API}/desired_replicas?labelSelector=pool%3Dchat", 200))
+        assert again["items"][0]["timestamp"] >= body["items"][0]["timestamp"]
         assert process.end() == 0
     assert len(list((tmp_path / "steps" / "chat").glob("*.jsonl"))) == 2
 
