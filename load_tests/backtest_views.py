@@ -49,9 +49,10 @@ def tables(found: Sequence[Score], decided: Sequence[Decided]) -> list[tuple[str
     names = list(dict.fromkeys(s.forecaster for s in found))
     traces = list(dict.fromkeys(s.trace for s in found))
     made = [("Weighted quantile loss in %, mean of the start windows; * least of a row", _losses(found, names, traces))]
-    made.append((f"{OURS}: coverage and errors by window, mean over traces", _coverage(found)))
+    enough = [s for s in found if s.origins >= LEAST_ORIGINS] or list(found)
+    made.append((f"{OURS}: coverage and errors by window, mean over traces that tell enough", _coverage(enough)))
     made.append(
-        ("Coverage at 0.95 overall, in bursts and in the hour after a shift; milliseconds", _by_name(found, names))
+        ("Coverage at 0.95 overall, in bursts and in the hour after a shift; milliseconds", _by_name(enough, names))
     )
     if decided:
         made.append(
