@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,9 @@ from cluster_api import Namespace, condition
 from cluster_components import Keda
 from cluster_faces import Faces
 from cluster_objects import PASS_THROUGH, Object, pool
-from cluster_programs import wait_for
+from cluster_plane import ControlPlane
+from cluster_programs import free_ports, wait_for
+from cluster_serve import HOME, ROOT, Door, give_rights, pool_section
 
 pytestmark = pytest.mark.cluster
 
@@ -128,3 +133,43 @@ def test_after_a_restart_the_next_push_is_heard_at_once(keda: Keda, namespace: N
     took = time.monotonic() - begin
     print(f"\nafter three restarts pushed awake after {took:.2f} s")
     assert took < 10.0
+
+
+def test_the_first_request_at_the_door_wakes_through_the_whole_chain(
+    plane: ControlPlane, keda: Keda, namespace: Namespace, tmp_path: Path
+) -> None:
+    """`autoscaler serve` decides every thirty seconds and KEDA polls every ten minutes: neither is waited for."""
+    give_rights(plane.api, namespace.name)
+    account = plane.service_account(HOME, "autoscaler")
+    port, plain = free_ports(2)
+    with Door() as door:
+        section = pool_section(namespace.name, door, interval_seconds=30)
+        (tmp_path / "config.json").write_text(json.dumps({"version": 1, "pools": [section]}))
+        command = [
+            sys.executable, "-m", "autoscaler.main", "serve", "-c", tmp_path / "config.json", "--log", tmp_path / "steps",
+            "--host", "127.0.0.1", "--port", str(plain), "--keda-port", str(port), "--kubeconfig", account.kubeconfig,
+            "--namespace", HOME, "--lease", "off",
+        ]  # fmt: skip
+        program = plane.run("serve-keda", command, cwd=ROOT)
+        namespace.apply(pool("chat", replicas=0))
+        wait_for("it has decided", lambda: list((tmp_path / "steps").rglob("*.jsonl")) != [] and decided(tmp_path) == 0,
+                 seconds=90)  # fmt: skip
+        namespace.apply(scaled_object("chat", port, kind="external-push", polling_seconds=600))
+        wait_for("KEDA is ready", lambda: ready(namespace), seconds=60)
+        time.sleep(30.0 - (time.time() - 5.0) % 30.0)  # in the first half of an interval, with the streams up
+        namespace.hold("chat", 0, seconds=1)
+        begin = time.monotonic()
+        door.arrive(5)
+        wait_for("it wakes", lambda: namespace.wanted("chat") > 0, seconds=60)
+        took = time.monotonic() - begin
+        namespace.wait_wanted("chat", 5, seconds=90)
+        plane.end(program)
+    print(f"\nawake {took:.2f} s after the first request was told to come, which it does at the next second")
+    assert took < 5.0
+
+
+def decided(folder: Path) -> int | None:
+    """The last number in the log."""
+    lines = [line for path in sorted(folder.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+    steps = [json.loads(line) for line in lines if line.startswith('{"type":"step"')]
+    return int(steps[-1]["decision"]["replicas"]) if steps else None
