@@ -288,9 +288,10 @@ class PreloadSettings:
     tiers: tuple[TierSettings, ...] = setting(
         (), "States between live and off, chosen by how long the pool is idle; empty: off after the keep window."
     )
-    violation_seconds: float = setting(
-        60.0,
-        "What a first request that waits longer than the TTFT limit is worth, in replica-seconds; 0 counts GPUs alone.",
+    late_cost: float = setting(
+        20.0,
+        "What a second that returning requests wait beyond the TTFT limit is worth, in replica-seconds: with 20 and starts"
+        " of two minutes a sleeping replica is kept over a night; 0 counts GPUs alone.",
         low=0,
     )
 

@@ -1,7 +1,7 @@
 """What an idle pool powers down to, and when: live, sleeping, weights at hand, off.  Pure.
 
-A state costs `rate` of a live replica and, when requests come back, `wake` replica-seconds: the time of waking, paid, and the
-price of the first requests that wait for it too long.  Without knowing gaps, a pool idle for t is in the state with
+A state costs `rate` of a live replica and, when requests come back, `wake` replica-seconds: the time of waking, which is paid
+for, and the price of what the first requests wait beyond the limit.  Without knowing gaps, a pool idle for t is in the state with
 the least rate * t + wake: at most twice the cost of who knows the gap (Augustine, Irani, Swamy 2004).  Once enough gaps were
 seen, the instants are those of least cost over them; beyond the longest the rule without knowledge holds again.
 """
@@ -37,7 +37,7 @@ def states_of(settings: PreloadSettings, capacity: Capacity, ttft_seconds: float
     rows.append(("off", 0.0, capacity.startup(0.9)))
     late = [
         PowerState(
-            name=name, rate=rate, wake=seconds + (settings.violation_seconds if seconds > ttft_seconds else 0.0),
+            name=name, rate=rate, wake=seconds + settings.late_cost * max(0.0, seconds - ttft_seconds),
             wake_seconds=seconds,
         )
         for name, rate, seconds in rows

@@ -61,7 +61,7 @@ def test_without_knowledge_at_most_twice_the_cost_of_who_knows(
 ) -> None:
     tiers = tuple(TierSettings(name=f"t{i}", cost_fraction=r, wake_seconds=w) for i, (r, w) in enumerate(states))
     capacity = FixedCapacity(startup_seconds=600.0).capacity(FixedCapacity().start(), Lengths(), 1)
-    powers = states_of(PreloadSettings(tiers=tiers, violation_seconds=0.0), capacity, 1.0)
+    powers = states_of(PreloadSettings(tiers=tiers, late_cost=0.0), capacity, 1.0)
     enter = envelope(powers)
     assert list(enter) == sorted(enter)
     for gap in gaps:
@@ -117,7 +117,7 @@ def test_states_that_are_never_best_are_left_out() -> None:
     def names(tiers: list[tuple[str, float, float]], startup: float = 38.0) -> list[str]:
         settings = PreloadSettings(
             tiers=tuple(TierSettings(name=n, cost_fraction=r, wake_seconds=w) for n, r, w in tiers),
-            violation_seconds=0.0,
+            late_cost=0.0,
         )
         capacity = FixedCapacity(startup_seconds=startup).capacity(FixedCapacity().start(), Lengths(), 1)
         return [s.name for s in states_of(settings, capacity, 1.0)]
@@ -128,12 +128,10 @@ def test_states_that_are_never_best_are_left_out() -> None:
     assert names([("as dear as live", 1.0, 1.0)]) == ["live", "off"]
 
 
-def test_a_wake_slower_than_the_limit_costs_a_violation() -> None:
-    settings = PreloadSettings(
-        tiers=(TierSettings(name="a", cost_fraction=0.05, wake_seconds=1.4),), violation_seconds=60.0
-    )
+def test_what_a_wake_takes_beyond_the_limit_has_a_price() -> None:
+    settings = PreloadSettings(tiers=(TierSettings(name="a", cost_fraction=0.05, wake_seconds=1.4),), late_cost=20.0)
     capacity = FixedCapacity().capacity(FixedCapacity().start(), Lengths(), 1)
-    assert states_of(settings, capacity, 1.0)[1].wake == pytest.approx(61.4)
+    assert states_of(settings, capacity, 1.0)[1].wake == pytest.approx(1.4 + 20.0 * 0.4)
     assert states_of(settings, capacity, 2.0)[1].wake == pytest.approx(1.4)
 
 
@@ -152,7 +150,7 @@ TIERS = [
 ]
 SECTION: dict[str, Any] = {
     "limits": {"min_replicas": 0, "max_replicas": 8},
-    "preload": {"tiers": TIERS, "violation_seconds": 20.0},
+    "preload": {"tiers": TIERS, "late_cost": 5.0},
 }
 
 
@@ -171,14 +169,14 @@ def night(pool: Pool, at: int, seconds: int, replicas: int, rate: float = 0.0) -
 def test_an_idle_pool_goes_down_the_tiers() -> None:
     pool = plain_pool(FixedCapacity(startup_seconds=120.0), **SECTION)
     at, _ = night(pool, 10, 60, 2, rate=15.0)
-    _, made = night(pool, at + 10, 4000, 2)
-    # Work of the last minute fades first; live until (4 + 20) / 0.95 s, asleep until 26 / 0.04 s, off after 90 / 0.01 s.
+    _, made = night(pool, at + 10, 6000, 2)
+    # Work of the last minute fades first; live until 19 / 0.95 s, asleep until (175 - 19) / 0.04 s, off after 540 / 0.01 s.
     assert made[0].replicas == 2
     first_zero = next(t for t, d in made.items() if d.replicas == 0)
     assert first_zero <= 70  # and not after the keep window of five minutes
     assert made[first_zero].tiers[0].name == "sleep_l1"
     assert made[first_zero].tiers[0].replicas == 2
-    assert [d.tiers[0].name for t, d in made.items() if t > 70] == ["sleep_l1"] * 57 + ["weights_local"] * 335
+    assert [d.tiers[0].name for t, d in made.items() if t > 70] == ["sleep_l1"] * 382 + ["weights_local"] * 210
     assert all(d.replicas == 0 and d.preload == 0 for t, d in made.items() if t > 70)
 
 
