@@ -3,9 +3,9 @@
     election = Election(cluster, namespace="autoscaler", name="autoscaler", address="http://10.0.0.7:8080")
     await take_turns(election, follower, lead)
 
-`lead(memories)` runs while we lead, and is cancelled as soon as we may no more.  Who leads is written in a Lease.  A leader
-that cannot renew it stops before anybody else may begin; its expiry is reckoned on each one's own clock from when it saw
-the Lease change, so that clocks need not agree.
+`lead(memories)` runs while we lead, and is cancelled as soon as we may no more; it leaves there what it then knows.  Who
+leads is written in a Lease.  A leader that cannot renew it stops before anybody else may begin; its expiry is reckoned on
+each one's own clock from when it saw the Lease change, so that clocks need not agree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -168,20 +168,21 @@ class Follows(Protocol):
     """Who repeats what a leader says."""
 
     @property
-    def memories(self) -> Mapping[str, Memory]:
-        """What it knows of each pool."""
+    def memories(self) -> MutableMapping[str, Memory]:
+        """What is known of each pool, of a leader or of our own turns."""
 
     async def run(self, leader: Callable[[], Leader | None]) -> None:
         """Repeat whomever `leader` names, for ever."""
 
 
-Lead = Callable[[Mapping[str, Memory]], Awaitable[None]]
+Lead = Callable[[MutableMapping[str, Memory]], Awaitable[None]]
 
 
 async def take_turns(election: Election, follower: Follows, lead: Lead) -> None:
     """Follow while another one leads, lead while we do, for ever.
 
-    `lead` gets what the follower knows of each pool.  Where it ends or fails, so does this.  When this ends or is
+    `lead` gets what the follower knows of each pool, and changes it: who loses the Lease and gets it back, as nobody else
+    could take it either, goes on from there.  Where it ends or fails, so does this.  When this ends or is
     cancelled the Lease is given back.
     """
     standing = asyncio.create_task(election.run())

@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, MutableMapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -183,13 +183,14 @@ class Server:
         await self.stack.enter_async_context(keda)
         logger.info("KEDA: %s:%d, %s", host, keda.port, "no TLS" if tls is None else "TLS")
 
-    async def lead(self, memories: Mapping[str, Memory]) -> None:
-        """Decide for all pools, going on from `memories`, until cancelled."""
+    async def lead(self, memories: MutableMapping[str, Memory]) -> None:
+        """Decide for all pools, going on from `memories`, until cancelled; what is known then is left there."""
         async with AsyncExitStack() as stack:
             pools = []
             for name, made in self.autoscalers.items():
                 pools.append(self._open(made, memories.get(name) or made.start()))
                 stack.push_async_callback(pools[-1].close)
+            stack.callback(lambda: memories.update({pool.name: pool.loop.memory for pool in pools}))
             self.life.runners = runners_of(pools)
             stack.callback(setattr, self.life, "runners", [])
             if self.feed is not None:

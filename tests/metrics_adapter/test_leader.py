@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
 from fake_kubernetes import FakeKubernetes
+from plain_pools import plain_autoscaler
 
 from autoscaler.errors import ConfigError, TargetError
-from autoscaler.testing import FakeClock, FakeTarget
+from autoscaler.testing import FakeClock, FakeTarget, observation
 from autoscaler.types import Memory
 from metrics_adapter.leader import Election, Fenced, Leader, take_turns
 from serving.kubernetes import LEASE, Kubernetes
@@ -207,7 +208,7 @@ def test_turns_are_taken_and_the_lease_is_given_back() -> None:
         followers = {name: Nobody() for name in "ab"}
 
         def play(election: Election, name: str) -> asyncio.Task[None]:
-            async def lead(memories: Mapping[str, Memory]) -> None:
+            async def lead(memories: MutableMapping[str, Memory]) -> None:
                 assert memories is followers[name].memories
                 leading.append(name)
                 try:
@@ -241,9 +242,38 @@ def test_turns_are_taken_and_the_lease_is_given_back() -> None:
     story(tell)
 
 
+def test_who_loses_the_lease_and_gets_it_back_goes_on_from_what_it_knew() -> None:
+    async def tell(w: World) -> None:
+        autoscaler = plain_autoscaler()
+        begun: list[Memory | None] = []
+
+        async def lead(memories: MutableMapping[str, Memory]) -> None:
+            begun.append(memories.get("p"))
+            memory = memories.get("p") or autoscaler.start()
+            seen = observation("p", 1000 + 10 * len(begun), replicas=1, requests_per_second=5.0)
+            memory = autoscaler.step(memory, seen)[1]
+            try:
+                await asyncio.Event().wait()
+            finally:
+                memories["p"] = memory
+
+        election, follower = await w.candidate("a"), Nobody()
+        w.tasks.append(asyncio.create_task(take_turns(election, follower, lead)))
+        await w.until(lambda: len(begun) == 1)
+        w.server.refuse["leases"] = (500, "no")
+        await w.until(lambda: not election.leads and "p" in follower.memories)
+        w.server.refuse.clear()
+        await w.until(lambda: len(begun) == 2)
+        assert begun[0] is None
+        assert begun[1] is not None
+        assert begun[1].state.at_seconds == 1010
+
+    story(tell)
+
+
 def test_a_loop_that_fails_ends_the_turn_with_its_error() -> None:
     async def tell(w: World) -> None:
-        async def lead(memories: Mapping[str, Memory]) -> None:
+        async def lead(memories: MutableMapping[str, Memory]) -> None:
             raise RuntimeError("the disk is full")
 
         with pytest.raises(RuntimeError, match="disk is full"):
