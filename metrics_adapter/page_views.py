@@ -9,7 +9,7 @@ from typing import Any
 
 from autoscaler.settings import PoolSettings
 from autoscaler.types import Capacity, Forecast, Histogram, Observation, Reason, Replicas, Step
-from autoscaler.views import number, reason_text
+from autoscaler.views import instant, number, reason_text
 from metrics_adapter.exposition_reads import BURN_WINDOWS
 
 COLUMNS = (
@@ -209,15 +209,11 @@ def _forecast(step: Step) -> list[tuple[str, str, str]]:
     forecast = step.forecast
     if forecast is None:
         return [("Forecast", "none", "nothing is forecast: what arrives decides")]
-    speaks = any(r.rule == "predictive" for r in step.proposals)
     known = "unknown" if forecast.coverage is None else f"{forecast.coverage:.1%}"
-    lines = [
-        (
-            "Trust in the forecast",
-            "it has a say" if speaks else "it has no say yet",
-            f"{number(forecast.matured)} forecasts have matured, {known} of about a day stayed below the 95 % quantile",
-        )
-    ]
+    matured = (
+        f"{number(forecast.matured)} forecasts have matured, {known} of about a day stayed below the 95 % quantile"
+    )
+    lines = [("Trust in the forecast", _trust(step), matured)]
     for (start, end), values in zip(forecast.windows, forecast.values, strict=True):
         table = dict(zip(forecast.levels, values, strict=True))
         shown = ", ".join(f"{number(table[q])} ({q:.0%})" for q in (0.5, 0.95, 0.99) if q in table)
@@ -226,12 +222,20 @@ def _forecast(step: Step) -> list[tuple[str, str, str]]:
     return lines
 
 
+def _trust(step: Step) -> str:
+    """Whether the forecast has a say in the number, and what keeps it from one."""
+    if any(r.rule == "predictive" for r in step.proposals):
+        return "it has a say"
+    until = step.state.trust.distrusted_until_seconds
+    if until is not None and step.observation.at_seconds < until:
+        return f"distrusted until {instant(until)}: answers of late were many times too high"
+    return "it has no say"
+
+
 def _risk(step: Step) -> list[tuple[str, str, str]]:
-    """The factor by which measured violations move the work that is planned for, where the State has one."""
-    risk = getattr(step.state, "log_risk", None)
-    if not isinstance(risk, int | float):
-        return []
-    return [("Risk", f"× {number(math.exp(risk))}", "planned work over expected work, moved by measured violations")]
+    """The factor on the work that is planned for, which measured violations move."""
+    factor = math.exp(step.state.risk.log_headroom)
+    return [("Headroom", f"× {number(factor)} on the work", "moved until the measured attainment is the one promised")]
 
 
 def finite(value: float | None) -> float | None:

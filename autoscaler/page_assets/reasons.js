@@ -4,7 +4,8 @@ const RULES = {
   reactive: "Work that arrives", predictive: "Forecast", in_flight: "Requests in flight", keep: "Keep", bounds: "Bounds",
   rate: "Rate limit", tolerance: "Tolerance", unknown_hold: "Hold: unknown", silent: "Silent replicas", schedule: "Schedule",
   backlog: "Backlog", saturation: "Saturation", wake: "Wake from zero", hold: "Hold", stabilization: "Stabilization",
-  spare: "Spare capacity", observer: "Observer",
+  spare: "Spare capacity", observer: "Observer", sick: "Sick replicas", ratio: "Ratio to another pool", groups: "Placement groups",
+  deferrable: "Work that may wait", power_down: "Power-down",
 };
 
 function ruleName(rule) {

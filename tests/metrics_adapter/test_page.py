@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +18,7 @@ from page_world import INTERVAL, START_SECONDS, World
 
 from autoscaler.testing import observation
 from autoscaler.types import Replicas, Step
+from autoscaler.views import _PROSE as PROSE
 from autoscaler.views import reason_text
 from metrics_adapter import page_views as views
 from metrics_adapter.board import Board
@@ -115,7 +118,20 @@ def test_beliefs_say_unknown_where_there_is_none(steps):
     assert told["Forecast"] == "none"
     full = {name: value for name, value, _ in views.beliefs(steps[-1])}
     assert "requests/s" in full["One replica carries"]
-    assert full["Trust in the forecast"] in ("it has a say", "it has no say yet")
+    assert full["Trust in the forecast"] in ("it has a say", "it has no say")
+
+
+def test_risk_and_distrust_are_told(steps):
+    at = steps[-1].observation.at_seconds
+    silent = tuple(r for r in steps[-1].proposals if r.rule != "predictive")
+    state = replace(
+        steps[-1].state,
+        risk=replace(steps[-1].state.risk, log_headroom=math.log(1.25)),
+        trust=replace(steps[-1].state.trust, distrusted_until_seconds=at + 60),
+    )
+    told = {name: value for name, value, _ in views.beliefs(replace(steps[-1], state=state, proposals=silent))}
+    assert told["Headroom"] == "× 1.25 on the work"
+    assert told["Trust in the forecast"].startswith("distrusted until 20")
 
 
 def test_all_that_is_told_is_json_without_infinities(steps):
@@ -128,6 +144,12 @@ def test_all_that_is_told_is_json_without_infinities(steps):
     assert len(data["rows"]) == 200
     assert data["settings"]["stale_after"] == 45
     assert data["burn"][0]["seconds"] == 300
+
+
+def test_every_rule_has_a_name_for_people():
+    script = page().decode()
+    names = re.findall(r"(\w+): \"", script[script.index("const RULES") : script.index("function ruleName")])
+    assert set(PROSE) <= set(names)
 
 
 def test_the_page_holds_everything_it_needs():
