@@ -26,6 +26,7 @@ from autoscaler.step import Autoscaler
 from autoscaler.types import Memory, Observation, Replicas
 from metrics_adapter.board import Board
 from metrics_adapter.sources import source_of
+from metrics_adapter.transport import short
 
 if TYPE_CHECKING:
     from metrics_adapter.prometheus import PrometheusSource
@@ -134,14 +135,14 @@ class Served:
         if loop.log is not None:
             loop.log.backfill(past, loop.memory)
 
-    def show(self, posted: bool) -> None:
-        """Post the last Step, or only what was counted where the turn made none."""
+    def show(self, posted: bool, failure: str = "") -> None:
+        """Post the last Step, or only what was counted, and why, where the turn made none."""
         memory, counts = self.loop.memory, self.loop.counts
         if posted and memory.last_step is not None:
             self.board.post(memory.last_step, counts=counts, refits=memory.beliefs.refits)
         else:
             self.board.note(
-                self.name, counts=counts, refits=memory.beliefs.refits, problem=self.loop.problem or "the turn failed"
+                self.name, counts=counts, refits=memory.beliefs.refits, problem=failure or self.loop.problem
             )
 
     async def close(self) -> None:
@@ -214,13 +215,15 @@ class Runner:
 
     async def turn(self, *, early: bool = False) -> None:
         """One turn of all; whatever goes wrong is logged and leaves the last Steps to grow stale."""
+        failure = ""
         try:
             steps = await tick_together([pool.loop for pool in self.pools], early=early)
-        except Exception:  # one pool's defect must not silence the others
+        except Exception as error:  # one pool's defect, or a full disk, must not silence the others
+            failure = f"the turn failed: {short(error)}"
             logger.exception("pool %s: this turn failed", ", ".join(pool.name for pool in self.pools))
             steps = [None] * len(self.pools)
         for pool, step in zip(self.pools, steps, strict=True):
-            pool.show(step is not None)
+            pool.show(step is not None, failure)
 
 
 def runners_of(pools: Sequence[Served]) -> list[Runner]:

@@ -107,7 +107,7 @@ def test_a_turn_that_fails_leaves_its_pool_stale_and_the_others_alone(tmp_path: 
         for _ in range(2):
             await chat.turn()
             await code.turn()
-        with pytest.raises(Stale, match="not observed yet.*: the turn failed"):
+        with pytest.raises(Stale, match="not observed yet.*: the turn failed: a defect"):
             chat.board.fresh("chat")
         assert code.board.fresh("code").decision.at_seconds == START + 20
         assert "a defect" in caplog.text
