@@ -2,9 +2,10 @@
 
     log headroom += gain * (violated - (1 - attainment) * served) / mean served per turn        (clipped)
 
-While it is not clipped, and turns serve alike, its net move over K turns is K * gain * (realised - allowed violations), so that
-what it may still owe shrinks as 1/K whatever the traffic does (Gibbs and Candès 2021, arXiv:2106.00170; the bound is that of
-Feldman et al. 2022, arXiv:2205.09095).  It learns only from what replicas can change: see `held`.
+Once the gain has fallen to what is set, while it is not clipped, and turns serve alike, its net move over K turns is
+K * gain * (realised - allowed violations), so that what it may still owe shrinks as 1/K whatever the traffic does (Gibbs and
+Candès 2021, arXiv:2106.00170; the bound is that of Feldman et al. 2022, arXiv:2205.09095).  It learns only from what replicas
+can change: see `held`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from autoscaler.types import Histogram, Latency, Observation, Risk, Tail
 
 DAY_SECONDS = 86_400.0
 GAIN_SECONDS = 30.0  # the time for which `gain` is given
+FIRST_GAIN = 4.0  # times `gain` at first, falling as a day's memory fills: found in 1 day instead of 4, and calm after
 BUSY_FRACTION = 0.7  # of the feasible load: violations of a pool that has not been so busy lately have another cause
 BUSY_SECONDS = 600.0  # how long it counts as lately: long answers are counted when they end
 
@@ -49,7 +51,8 @@ def steered(
     excess = (violated - (1.0 - slo.attainment_fraction) * served) / per_window
     if held(risk, now, excess, unknown=unknown):
         return risk
-    moved = risk.log_headroom + settings.gain * window / GAIN_SECONDS * excess
+    gain = settings.gain * (FIRST_GAIN - (FIRST_GAIN - 1.0) * min(1.0, risk.seconds / DAY_SECONDS))
+    moved = risk.log_headroom + gain * window / GAIN_SECONDS * excess
     low, high = math.log(settings.min_headroom), math.log(settings.max_headroom)
     return replace(risk, log_headroom=min(high, max(low, moved)))
 

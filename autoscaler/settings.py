@@ -307,7 +307,8 @@ class RiskSettings:
 
     gain: float = setting(
         0.005,
-        "Move of the factor's logarithm in 30 s in which everybody is late; 0 turns it off.  Ten times as much oscillates.",
+        "Move of the factor's logarithm in 30 s in which everybody is late, four times as much on the first day; 0 turns it"
+        " off.  Ten times as much oscillates.",
         low=0,
         high=0.1,
     )

@@ -40,7 +40,7 @@ def turn(risk: Risk, now: Observation, *, load: float | None = 1.0, unknown: boo
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=200))
 def test_its_move_is_what_was_late_beyond_what_is_allowed(late: list[int]) -> None:
     """ALGORITHM of the module: log headroom = gain * sum(violated - allowed) / served, while it is not clipped."""
-    risk, wide = Risk(), RiskSettings(min_headroom=1e-9, max_headroom=10.0)
+    risk, wide = Risk(served=8.64e5, seconds=86_400.0), RiskSettings(min_headroom=1e-9, max_headroom=10.0)
     total = 0.0
     for i, count in enumerate(late):
         risk = steered(risk, wide, SLO, seen(10 * i, late=float(count)), load=1.0, unknown=False)
