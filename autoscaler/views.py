@@ -35,7 +35,7 @@ def _reactive(i: Inputs) -> str:
     return (
         f"work arrives at {number(i['work'])} replica-seconds per second (mean of {duration(float(i['window_seconds']))})"
         f"{queue if queued > 0 else ''}; one replica carries {number(i['feasible_load'])} within the SLO,"
-        f" planned to {float(i['utilization_fraction']):.0%}"
+        f" planned to {float(i['utilization_fraction']):.0%}{_headroom(i)}"
     )
 
 
@@ -43,8 +43,16 @@ def _predictive(i: Inputs) -> str:
     return (
         f"with probability {float(i['quantile']):.0%} the work stays below {number(i['work'])} when a replica ordered now"
         f" would be ready ({duration(float(i['start_seconds']))} to {duration(float(i['end_seconds']))} ahead);"
-        f" one replica carries {number(i['feasible_load'])}"
+        f" one replica carries {number(i['feasible_load'])}{_headroom(i)}"
     )
+
+
+def _headroom(i: Inputs) -> str:
+    """What the measured attainment has made of the work; nothing to say of a factor of 1."""
+    percent = round(100.0 * (float(i.get("headroom", 1.0)) - 1.0))
+    if percent == 0:
+        return ""
+    return f", with {abs(percent)} % {'more' if percent > 0 else 'less'} work than that, as the attainment measured so far asks"
 
 
 def _backlog(i: Inputs) -> str:

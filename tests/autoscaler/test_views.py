@@ -86,3 +86,16 @@ def test_every_rule_of_policies_and_limits_has_prose() -> None:
         named |= set(re.findall(r'"(wake|reactive)"', source))
     assert {"reactive", "wake", "keep", "bounds", "unknown_hold", "hold", "observer"} <= named
     assert named <= set(_PROSE), named - set(_PROSE)
+
+
+def test_the_headroom_is_told_where_it_is_one() -> None:
+    inputs = (
+        ("work", 4.0), ("feasible_load", 0.8), ("utilization_fraction", 0.95), ("window_seconds", 60.0), ("drain_seconds", 30.0)
+    )  # fmt: skip
+
+    def told(headroom: float) -> str:
+        return reason_text(Reason(rule="reactive", before=4, after=5, inputs=(*inputs, ("headroom", headroom))))
+
+    assert told(1.12).endswith("with 12 % more work than that, as the attainment measured so far asks")
+    assert told(0.9).endswith("with 10 % less work than that, as the attainment measured so far asks")
+    assert told(1.001).endswith("planned to 95%")
