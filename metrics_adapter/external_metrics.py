@@ -61,13 +61,14 @@ async def errors_as_status(request: web.Request, handler: Handler) -> web.Stream
 
 
 def external_metrics(
-    metrics: Mapping[str, Metric], *, group: str = GROUP, middlewares: Sequence[Any] = ()
+    metrics: Mapping[str, Metric], *, group: str = GROUP, middlewares: Sequence[Any] = (), outer: Sequence[Any] = ()
 ) -> web.Application:
     """The API of `metrics` under `group`; `middlewares` come between it and the caller, the outermost first.
 
-    Health paths answer to everybody who gets through these; what may see metrics is theirs to say.
+    Health paths answer to everybody who gets through these; who may see metrics is theirs to say.  `outer` ones see every
+    answer, errors too.
     """
-    application = web.Application(middlewares=[errors_as_status, *middlewares], client_max_size=65_536)
+    application = web.Application(middlewares=[*outer, errors_as_status, *middlewares], client_max_size=65_536)
     application.add_routes([*api_routes(metrics, group), *openapi_routes(group, VERSION)])
     for path in HEALTH_PATHS:
         application.router.add_get(path, _healthy)

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Coroutine, MutableMapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,8 @@ from autoscaler.ports import Target
 from autoscaler.settings import FileSettings, PoolSettings
 from autoscaler.step import Autoscaler
 from autoscaler.types import Memory
-from metrics_adapter import page
 from metrics_adapter.board import Board
 from metrics_adapter.certificates import Certificates
-from metrics_adapter.exposition import CONTENT_TYPE
 from metrics_adapter.external_metrics import VERSION, api_routes, errors_as_status, external_metrics
 from metrics_adapter.external_metrics_values import Metric, metrics_of
 from metrics_adapter.front_proxy import FrontProxy, guard
@@ -38,7 +35,8 @@ from metrics_adapter.leader import Election, Fenced, take_turns
 from metrics_adapter.leader_feed import Feed
 from metrics_adapter.leader_follow import Follower
 from metrics_adapter.self_signed import Keeper, issue, service_names
-from metrics_adapter.serve_pools import Runner, Served, groups_of, resumed, runners_of, show_last
+from metrics_adapter.serve_plain import Life, plain_application
+from metrics_adapter.serve_pools import Served, groups_of, resumed, runners_of, show_last
 from metrics_adapter.serve_refit import refits
 from metrics_adapter.wva import Variants
 from serving.kubernetes import Kubernetes
@@ -46,53 +44,8 @@ from serving.targets import KubernetesTarget, ReadOnly
 
 logger = logging.getLogger("autoscaler.serve")
 
-STUCK_SECONDS = 300.0  # a loop that has not turned for so long, or for ten intervals, is not alive
 BACKFILLS_AT_ONCE = 4
 SHUTDOWN_SECONDS = 2.0
-
-
-@dataclass(slots=True)
-class Life:
-    """Whether we are ready, and which loops turn: what the probes ask."""
-
-    runners: list[Runner] = field(default_factory=list)
-    ready: bool = False
-
-    def stuck(self) -> list[str]:
-        """Pools whose loop stands still."""
-        now = time.monotonic()
-        return [
-            pool.name
-            for runner in self.runners
-            if now - runner.turned > max(STUCK_SECONDS, 10.0 * runner.interval_seconds)
-            for pool in runner.pools
-        ]
-
-
-def plain_application(board: Board, life: Life, variants: Variants | None = None) -> web.Application:
-    """Probes, our own metrics and the page."""
-
-    async def livez(_: web.Request) -> web.Response:
-        stuck = life.stuck()
-        if stuck:
-            return web.Response(status=500, text=f"these pools' loops stand still: {', '.join(stuck)}\n")
-        return web.Response(text="ok\n")
-
-    async def readyz(_: web.Request) -> web.Response:
-        # Also while every pool is stale: its sentence is only read by who gets through to us.
-        return web.Response(text="ok\n") if life.ready else web.Response(status=503, text="starting or stopping\n")
-
-    async def metrics(_: web.Request) -> web.Response:
-        text = board.exposition.text(board.now()) + (variants.text() if variants is not None else "")
-        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
-
-    application = web.Application(client_max_size=65_536)
-    application.router.add_get("/livez", livez)
-    application.router.add_get("/readyz", readyz)
-    application.router.add_get("/healthz", livez)
-    application.router.add_get("/metrics", metrics)
-    page.install(application, board)
-    return application
 
 
 async def serve(config: FileSettings, asked: argparse.Namespace) -> int:
@@ -228,6 +181,7 @@ class Server:
                 identity=os.environ.get("POD_NAME") or socket.gethostname(),
             )  # fmt: skip
             self.feed = Feed(self.election.me.key)
+            self.life.leads = partial(getattr, self.election, "leads")
 
     def _namespace(self) -> str:
         assert self.cluster is not None
@@ -272,7 +226,9 @@ class Server:
             certificates = self._own_certificates(group)
         proxy = FrontProxy(certificates)
         self._go("the watch of the front proxy's authority", proxy.follow(self.cluster))
-        application = external_metrics(self.metrics, group=group, middlewares=[guard(self.cluster, proxy, group)])
+        application = external_metrics(
+            self.metrics, group=group, outer=[self.life.counting()], middlewares=[guard(self.cluster, proxy, group)]
+        )
         await self._listen(application, "--secure-port", self.asked.secure_port, group, certificates)
 
     def _own_certificates(self, group: str) -> Certificates:
@@ -289,7 +245,7 @@ class Server:
 
     def _open_api(self, plain: web.Application) -> None:
         """Without a cluster nobody can be reviewed, and the API is as open as the page."""
-        api = web.Application(middlewares=[errors_as_status])
+        api = web.Application(middlewares=[self.life.counting(), errors_as_status])
         prefix = f"/apis/{self.asked.api_group}"
         for route in api_routes(self.metrics, self.asked.api_group):
             if route.path.startswith(prefix) and route.path != prefix:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -172,7 +173,10 @@ def show_last(board: Board, memory: Memory) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Runner:
-    """The turns of one pool, or of some that are decided together.  `offset_seconds` after each instant of the grid."""
+    """The turns of one pool, or of some that are decided together, `offset_seconds` after each instant of the grid.
+
+    `turned`: when the last turn ended, on the monotonic clock.
+    """
 
     pools: Sequence[Served]
     offset_seconds: float = 0.0
@@ -185,6 +189,7 @@ class Runner:
 
     async def run(self, backfill_hours: float, gate: asyncio.Semaphore) -> None:
         """Fetch the past, as many at a time as `gate` lets through, then turn for ever."""
+        self.turned = math.inf  # the past of weeks may take longer than a loop may stand still
         for pool in self.pools:
             async with gate:
                 await pool.backfill(backfill_hours)
