@@ -54,11 +54,12 @@ def belief(model: LearnedCapacity, beliefs: LearnedBeliefs, memory: Memory) -> d
         "caution_fraction": model.caution(beliefs, replicas),
         "load_erlangs": gain.load,
         "law": asdict(model.law(beliefs)),
-        "prior_law": asdict(model.shape),
+        "prior_law": asdict(model.shapes[0]),
         "windows": round(steps.weight, 1),
         "window_error_fraction": steps.sigma if steps.weight else None,
         "drifts": steps.drifts,
         "drift_at_seconds": steps.drift_at_seconds,
+        "twin_factor": None if beliefs.twin is None else math.exp(beliefs.twin.log),
         "factor": math.exp(gain.log),
         "factor_sigma": math.sqrt(gain.variance),
         "factor_known_fraction": 1.0 - gain.variance / SIGMA**2,
@@ -111,7 +112,8 @@ def told(b: dict[str, Any]) -> str:
     starts = ", ".join(f"{float(q):.0%} {seconds:.0f} s" for q, seconds in b["startup_seconds"].items())
     rows += [
         "",
-        f"factor on the closed forms, from latencies: {b['factor']:.3f} ({low:.3f} to {high:.3f})",
+        f"factor on the closed forms, by the twin of the last refit: {_or_unknown(b['twin_factor'])}",
+        f"factor on that, from latencies: {b['factor']:.3f} ({low:.3f} to {high:.3f})",
         f"  late lately {b['late_requests']:g}, expected {b['expected_late_requests']:g}",
         f"prompts found in the prefix cache: {_or_unknown(b['cached_prompt_fraction'])}",
         "",

@@ -121,10 +121,12 @@ def onlooker(world: World, replica: dict[str, object]) -> Pool:
     return Pool.from_config({"name": "chat", "slo": promise, "replica": replica})
 
 
-def watch(pool: Pool, seen: Sequence[Observation]) -> Pool:
-    """The pool after these Observations."""
+def watch(pool: Pool, seen: Sequence[Observation], refit_seconds: int | None = None) -> Pool:
+    """The pool after these Observations; with a refit every `refit_seconds`."""
     for observation in seen:
         pool.step(observation)
+        if refit_seconds is not None and (observation.at_seconds - START) % refit_seconds == 0:
+            pool.refit()
     return pool
 
 

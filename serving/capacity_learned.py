@@ -41,6 +41,7 @@ from serving.closed_forms import Engine, Law, Mix, itl_rate
 from serving.pooling import Routed, Routing
 from serving.profiles import profile
 from serving.startup import startup_prior
+from serving.twin import twin_rate
 
 SOLVE_SECONDS, EARLY_SECONDS = 300, 60
 LEAST_ROWS = 5.0  # windows before a law is told from them
@@ -56,10 +57,21 @@ GENERIC_SHAPES = tuple(replace(GENERIC_LAW, floor=floor) for floor in steps.FLOO
 KNOWN, GENERIC = (0.15, 5.0), (1.0, 0.5)
 # Of the KV cache: so much use in all before its size is told from it, and the steps of its logarithm that are told apart.
 LEAST_KV, KV_GRAIN, KV_HALF_LIFE_SECONDS = 1.0, 0.1, 3600.0
+# The twin: simulated replicas at most, the deviation of its factor, the largest one that is believed, and how unlike
+# lengths may be before nothing is left of it.
+TWIN_REPLICAS, TWIN_SIGMA, MOST_TWIN, TWIN_REACH = 8, 0.06, 0.4, 0.6
 GRAIN = 0.005  # of the logarithm of the factor: a pool's belief does not move with every request
 # Caution: so many standard deviations of what is not known, so that without data it is the prior's margin.
 DEVIATIONS = -math.log(MARGIN) / gains.SIGMA
 GENERIC_SIGMA = math.sqrt((math.log(GENERIC_MARGIN) / DEVIATIONS) ** 2 - gains.SIGMA**2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin:
+    """What a refit found by simulation: logarithm of its rate over the closed forms', at rounded lengths `mix`."""
+
+    log: float
+    mix: tuple[int, ...]
 
 
 PRIOR = Solved(z=(1.0, 1.0, 1.0, 1.0), floor=0)
@@ -73,7 +85,8 @@ class LearnedBeliefs:
 
     `mix`: the lengths, rounded, that the factor was learned at; `point`: those the closed forms were last asked for.
     `cached`: share of prompt tokens found in the prefix cache, over about ten minutes.  `kv`: decayed sums of the share of
-    the KV cache in use and of tokens that requests then held; `budget`: the largest steps seen, in tokens.
+    the KV cache in use and of tokens that requests then held; `budget`: the largest steps seen, in tokens.  `twin`: None
+    before a refit with the compiled extra.
     """
 
     steps: StepBeliefs = field(default_factory=StepBeliefs)
@@ -87,6 +100,7 @@ class LearnedBeliefs:
     cached: float | None = None
     kv: tuple[float, float] = (0.0, 0.0)
     budget: float = 0.0
+    twin: Twin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +190,27 @@ class LearnedCapacity:
         return replace(beliefs, starts=starts, gain=gain, point=rounded)
 
     def refit(self, beliefs: LearnedBeliefs, observations: Sequence[Observation]) -> LearnedBeliefs:
-        """The same beliefs: everything is learned tick by tick."""
-        return beliefs
+        """What a simulation says of the closed forms at the present law and lengths; all else is learned tick by tick."""
+        if self.settings.feasible_requests_per_second is not None or not beliefs.point or not observations:
+            return beliefs
+        replicas = min(TWIN_REPLICAS, max(1, observations[-1].replicas.ready))
+        base = self._base(beliefs, beliefs.point)
+        at = min(range(len(SIZES)), key=lambda i: abs(math.log(SIZES[i] / replicas)))
+        n, rate = base.rates[at]
+        less, shorter, smaller = uncached(self.law(beliefs), self.engine(beliefs), beliefs.point)
+        found = twin_rate(less, shorter, smaller, self.slo, n, self.routing, rate)
+        if found is None or found <= 0.0 or rate <= 0.0:
+            return beliefs
+        log = min(MOST_TWIN, max(-MOST_TWIN, math.log(found / rate)))
+        return replace(beliefs, twin=Twin(log=significant(log), mix=beliefs.point))
 
     def adopt(self, beliefs: LearnedBeliefs, refitted: LearnedBeliefs) -> LearnedBeliefs:
-        """What was learned since the refit began is kept."""
-        return beliefs
+        """What was learned since the refit began is kept; a measured factor still holds, so it moves against the twin's."""
+        if refitted.twin is None or refitted.twin == beliefs.twin:
+            return beliefs
+        new = replace(beliefs, twin=refitted.twin)
+        gain = gains.known(gains.moved(beliefs.gain, _twin_log(new) - _twin_log(beliefs)), TWIN_SIGMA)
+        return replace(new, gain=gain)
 
     def _means(self, lengths: Lengths) -> tuple[float, float]:
         s = self.settings
@@ -204,7 +233,7 @@ class LearnedCapacity:
     def _loads(self, beliefs: LearnedBeliefs, base: _Base) -> tuple[tuple[int, float], ...]:
         """Erlangs per replica, by size, less for what is not known yet."""
         unsure, margin = self._unsure(beliefs)
-        factor = math.exp(GRAIN * round((beliefs.gain.log + margin) / GRAIN))
+        factor = math.exp(GRAIN * round((beliefs.gain.log + _twin_log(beliefs) + margin) / GRAIN))
         return tuple(
             (n, significant(max(LEAST_LOAD, rate * base.work * factor * caution**unsure)))
             for (n, rate), caution in zip(base.rates, base.cautions, strict=True)
@@ -231,9 +260,7 @@ class LearnedCapacity:
         """`beliefs` at other lengths: what the closed forms miss there is less known."""
         if not beliefs.mix:
             return replace(beliefs, mix=rounded)
-        means = sum(abs(a - b) for a, b in zip(beliefs.mix[:2], rounded[:2], strict=True)) * math.log(MIX_STEP)
-        variations = sum(abs(a - b) for a, b in zip(beliefs.mix[2:4], rounded[2:4], strict=True)) * CV_STEP
-        apart = means + CV_SHARE * variations + CACHED_STEP * abs(beliefs.mix[4] - rounded[4])
+        apart = _apart(beliefs.mix, rounded)
         if apart < NEW_MIX:
             return beliefs
         return replace(beliefs, mix=rounded, gain=gains.unsettled(beliefs.gain, MIX_SIGMA * apart))
@@ -285,7 +312,22 @@ class LearnedCapacity:
         pool = Routed(replicas=n, routing=self.routing)
         allowed = 1.0 - self.slo.attainment_fraction
         expected = gains.curve(*uncached(self.law(beliefs), self.engine(beliefs), rounded), bounds, allowed, rate, pool)
-        return gains.corrected(gain, now, bounds, expected, rate * base.work)
+        return gains.corrected(gain, now, bounds, expected, rate * base.work * math.exp(_twin_log(beliefs)))
+
+
+def _apart(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """How unlike two rounded mixes are, in logarithms of lengths."""
+    means = sum(abs(a - b) for a, b in zip(one[:2], other[:2], strict=True)) * math.log(MIX_STEP)
+    variations = sum(abs(a - b) for a, b in zip(one[2:4], other[2:4], strict=True)) * CV_STEP
+    return means + CV_SHARE * variations + CACHED_STEP * abs(one[4] - other[4])
+
+
+def _twin_log(beliefs: LearnedBeliefs) -> float:
+    """What the twin adds to the logarithm of the closed forms' rate: less, the more unlike the lengths have become."""
+    twin = beliefs.twin
+    if twin is None or not beliefs.point:
+        return 0.0
+    return twin.log * max(0.0, 1.0 - _apart(twin.mix, beliefs.point) / TWIN_REACH)
 
 
 def _cached(before: float | None, now: Observation) -> float | None:

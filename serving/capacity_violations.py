@@ -182,6 +182,11 @@ def moved(gain: Gain, log_ratio: float) -> Gain:
     return replace(gain, log=min(MOST, max(LEAST, gain.log - known * log_ratio)), waiting=(0.0, 0.0, 0.0, 0.0))
 
 
+def known(gain: Gain, sigma: float) -> Gain:
+    """`gain`, known to a standard deviation of `sigma` at least."""
+    return replace(gain, variance=min(gain.variance, sigma * sigma))
+
+
 def unsettled(gain: Gain, sigma: float) -> Gain:
     """`gain`, known less well by a standard deviation of `sigma`."""
     return replace(gain, variance=min(SIGMA * SIGMA, gain.variance + sigma * sigma))
