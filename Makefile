@@ -1,5 +1,6 @@
 # make demo   sets everything up in .venv and runs the main job: two traces, a simulated fleet, a table and a report
 # make test   sets everything up in .venv and passes the tests
+# make demo-hpa   a real Kubernetes control plane, fake engines and the adapter: an HPA follows a flash crowd
 # The first that runs and is recent enough: a name on PATH may be a shim of a version that is not switched on.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -7,13 +8,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test test-browser test-slow test-vllm vllm-cpu lint bench clean
+.PHONY: demo demo-hpa test test-browser test-cluster test-slow test-vllm vllm-cpu lint bench clean
 
 demo: $(VENV)/.sim
 	@$(BIN)/autoscaler demo
 
+demo-hpa: $(VENV)/.dev
+	@$(BIN)/python scripts/demo-hpa
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow and not peers and not vllm" --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) -m "not browser and not slow and not peers and not vllm and not cluster" --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -23,13 +27,17 @@ lint: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[peers,ray]'
 	-scripts/prometheus
-	$(BIN)/python -m pytest -n $(JOBS) -m "(slow or peers) and not browser and not alone" --dist worksteal
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -n $(JOBS) -m "(slow or peers) and not browser and not cluster and not alone" --dist worksteal
+	$(BIN)/python -m pytest -m "alone and not cluster"
 
 test-browser: $(VENV)/.dev
 	$(BIN)/pip install -q -e '.[browser]'
 	scripts/install-chromium
 	$(BIN)/python -m pytest -m browser
+
+# Kubernetes, KEDA and KServe, built from source into a cache the first time: 15 minutes on two cores.
+test-cluster: $(VENV)/.dev
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 # A real vLLM in a cached environment of its own: 5.5 GB and three minutes the first time.
 vllm-cpu: $(VENV)/.dev
