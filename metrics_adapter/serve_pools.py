@@ -37,6 +37,7 @@ logger = logging.getLogger("autoscaler.serve")
 
 CHUNK = 200  # observations of the past that are taken in at once: other pools turn in between
 KNOCK_SECONDS = 0.5  # how often the door of a pool at zero is looked at between turns
+KNOCK_FRACTION = 0.25  # of the time, at most, that all such looks together take: more pools are looked at more seldom
 SPREAD_FRACTION = 0.5  # of an interval, over which the turns of all pools are spread
 
 
@@ -171,6 +172,17 @@ def show_last(board: Board, memory: Memory) -> None:
         board.post(step)
 
 
+@dataclass(slots=True)
+class Knocks:
+    """How many runners look at doors between their turns."""
+
+    watching: int = 0
+
+    def pause_seconds(self, took_seconds: float) -> float:
+        """Until the next look of one whose last one took so long."""
+        return max(KNOCK_SECONDS, took_seconds * self.watching / KNOCK_FRACTION)
+
+
 @dataclass(slots=True, kw_only=True)
 class Runner:
     """The turns of one pool, or of some that are decided together, `offset_seconds` after each instant of the grid.
@@ -181,6 +193,7 @@ class Runner:
     pools: Sequence[Served]
     offset_seconds: float = 0.0
     turned: float = field(default_factory=time.monotonic)
+    knocks: Knocks = field(default_factory=Knocks)
 
     @property
     def interval_seconds(self) -> int:
@@ -203,14 +216,21 @@ class Runner:
 
     async def knocked(self, until: float) -> bool:
         """Whether, before `until`, somebody comes to the door of a pool that has no replica and should not wait for the turn."""
-        while until - time.monotonic() > KNOCK_SECONDS:
-            sources = [pool.source for pool in self.pools if pool.at_zero]
-            if not sources:
-                return False
-            await asyncio.sleep(KNOCK_SECONDS)
-            for source in sources:
-                if await source.knocked():
-                    return True
+        sources = [pool.source for pool in self.pools if pool.at_zero]
+        if not sources:
+            return False
+        self.knocks.watching += 1
+        try:
+            took = 0.0
+            while (pause := self.knocks.pause_seconds(took)) < until - time.monotonic():
+                await asyncio.sleep(pause)
+                begun = time.monotonic()
+                for source in sources:
+                    if await source.knocked():
+                        return True
+                took = time.monotonic() - begun
+        finally:
+            self.knocks.watching -= 1
         return False
 
     def wait_seconds(self, now: float) -> float:
@@ -235,7 +255,8 @@ def runners_of(pools: Sequence[Served]) -> list[Runner]:
     """A runner for each pool, one for all that a ratio or a quota ties together; their turns are spread over time."""
     tied = groups_of([pool.settings for pool in pools])
     named = {pool.name: pool for pool in pools}
-    runners = [Runner(pools=[named[name] for name in names]) for names in tied]
+    knocks = Knocks()
+    runners = [Runner(pools=[named[name] for name in names], knocks=knocks) for names in tied]
     for i, runner in enumerate(runners):
         runner.offset_seconds = SPREAD_FRACTION * runner.interval_seconds * i / len(runners)
     return runners

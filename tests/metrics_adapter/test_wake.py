@@ -17,7 +17,7 @@ from metrics_adapter import serve_pools
 from metrics_adapter.board import Board
 from metrics_adapter.door import DoorCounts
 from metrics_adapter.door_pages import exposition
-from metrics_adapter.serve_pools import Runner, Served
+from metrics_adapter.serve_pools import KNOCK_SECONDS, Knocks, Runner, Served
 
 HOUR = 3600
 
@@ -102,3 +102,11 @@ def test_who_has_replicas_is_not_watched(tmp_path: Path) -> None:
             await house.pool.close()
 
     assert asyncio.run(asyncio.wait_for(tell(), 10)) is False
+
+
+def test_many_sleeping_pools_are_looked_at_more_seldom() -> None:
+    """However many there are, and however large their doors' pages, looking takes a quarter of the time at most."""
+    assert Knocks(watching=1).pause_seconds(0.01) == KNOCK_SECONDS
+    for watching in (1, 10, 100):
+        pause = Knocks(watching=watching).pause_seconds(0.03)
+        assert watching * 0.03 <= 0.25 * pause + 1e-9
