@@ -215,12 +215,35 @@ PolicySettings = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LawSettings:
+    """How long an engine step takes, host time included: ``a + b max(floor, tokens) + c sequences + d context + e pairs``.
+
+    Tokens are those of the step, of prompts and answers; sequences, context (tokens) of those that decode; pairs of prompt
+    tokens that attend to each other.
+    """
+
+    a: float = setting(doc="Seconds per step.", above=0)
+    b: float = setting(doc="Seconds per token of the step.", above=0)
+    c: float = setting(doc="Seconds per decoding sequence.", low=0)
+    d: float = setting(doc="Seconds per token of context.", above=0)
+    e: float = setting(0.0, "Seconds per pair of prompt tokens; 0 ignores them.", low=0)
+    floor_tokens: float = setting(0.0, "Tokens below which a step is no shorter; 0 is no floor.", low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSettings:
     """What is believed of one replica before anything was measured."""
 
     profile: str | None = setting(
-        None, "Id of a shipped profile (model_precision_gpu_tpN); None starts from a cautious generic replica."
+        None,
+        "Id of a shipped profile (model_precision_gpu_tpN), or in a config file the path of a calibrated one, whose numbers"
+        " are then put in its place; None starts from a cautious generic replica.",
     )
+    law: LawSettings | None = setting(
+        None, "Step law of a replica of your own, as `autoscaler calibrate` finds it, instead of a profile."
+    )
+    layers: int | None = setting(None, "Transformer layers of its model, which stages of a start-up go by.", low=1)
+    weights_gb: float | None = setting(None, "Size of its model's weights in GB, which they go by too.", above=0)
     max_num_seqs: int | None = setting(
         None, "Seats of the engine (vLLM --max-num-seqs); None takes the profile's.", low=1
     )
@@ -241,6 +264,15 @@ class ReplicaSettings:
         " None works it out from the profile, with caution.",
         above=0,
     )
+
+    def __post_init__(self) -> None:
+        if self.law is None:
+            return
+        if self.profile is not None:
+            raise ConfigError("law", "must be left out where profile names one")
+        for name in ("kv_capacity_tokens", "layers", "weights_gb"):
+            if getattr(self, name) is None:
+                raise ConfigError(name, "is missing: it must be given with a law")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,9 +321,9 @@ class PreloadSettings:
         (), "States between live and off, chosen by how long the pool is idle; empty: off after the keep window."
     )
     late_cost: float = setting(
-        20.0,
-        "What a second that returning requests wait beyond the TTFT limit is worth, in replica-seconds: with 20 and starts"
-        " of two minutes a sleeping replica is kept over a night; 0 counts GPUs alone.",
+        50.0,
+        "What a second that returning requests wait beyond the TTFT limit is worth, in replica-seconds: with 50 and starts"
+        " of two minutes a sleeping replica is kept for a day; 0 counts GPUs alone.",
         low=0,
     )
 

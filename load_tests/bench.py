@@ -78,6 +78,12 @@ def _ballast(quick: bool) -> Iterable[BenchRow]:
     return rows(quick)
 
 
+def _tiers(quick: bool) -> Iterable[BenchRow]:
+    from load_tests.bench_tiers import rows
+
+    return rows(quick)
+
+
 def _drills(quick: bool) -> Iterable[BenchRow]:
     from load_tests.drills import rows
 
@@ -98,6 +104,7 @@ BENCHES: dict[str, tuple[Bench, str]] = {
     "fluid": (_fluid, "how close the fluid twin is to the simulated fleet, in cost and attainment"),
     "capacity": (_capacity, "how near the learned capacity of a replica is to what simulated replicas carry"),
     "ballast": (_ballast, "what work that may wait saves: GPU-hours over the work itself, in a fluid twin"),
+    "tiers": (_tiers, "idle nights: what powering down costs and how long who returns waits, beside keep-alive"),
     "drills": (_drills, "what each policy does when something goes wrong at a rising load"),
 }
 
