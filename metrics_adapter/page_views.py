@@ -17,6 +17,7 @@ COLUMNS = (
     "served", "bad_low", "bad_high", "ttft", "itl", "requests", "waiting",
 )  # fmt: skip
 BAND = (0.5, 0.95)  # quantiles of the forecast band
+BESIDES = ("draining", "sleeping", "unhealthy")  # stages of life that most pools seldom show
 MOST_CHANGES = 50
 MOST_STARTS = 30
 MOST_RUNNING = 64
@@ -97,6 +98,9 @@ def told(step: Step) -> dict[str, Any]:
         "starting": counts.starting,
         "reasons": [_reason(r) for r in decision.reasons],
         "others": [_reason(r) for r in others],
+        "besides": [[stage, count] for stage in BESIDES if (count := getattr(counts, stage))],
+        "split": [[c.name, c.replicas] for c in (*decision.groups, *decision.tiers)],
+        "closed_loop": step.closed_loop,
     }
 
 

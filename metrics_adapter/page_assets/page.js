@@ -187,12 +187,15 @@ function drawNow({ store }) {
     ["Forecast 95 %", store.value("high") == null ? NONE : `${number(store.value("high"))} E`],
     ["TTFT p95", latency(ttft), ttft > settings.ttft], ["ITL p95", latency(itl), itl > settings.itl],
     ["Burn 5 min", burn?.burn ? range(...burn.burn) : NONE, burn?.burn && burn.burn[0] > 1],
+    ...last.besides.map(([stage, count]) => [stage[0].toUpperCase() + stage.slice(1), number(count), stage === "unhealthy"]),
   ];
   byId("facts").replaceChildren(...facts.map(([name, value, bad]) => make("div", { class: bad ? "bad" : "" }, make("dt", {}, name), make("dd", {}, value))));
   byId("reasons").replaceChildren(...last.reasons.map(reasonItem));
   const others = last.others.length ? [make("h3", {}, "What others asked for"), make("ul", {}, ...last.others.map((reason) => make("li", { class: "quiet" }, `${ruleName(reason.rule)} ${reason.after}: ${reason.text}`)))] : [];
+  const split = last.split.length ? [make("p", { class: "quiet" }, `Of these: ${last.split.map(([name, count]) => `${count} ${name}`).join(", ")}.`)] : [];
+  const retries = last.closed_loop ? [make("p", { class: "quiet" }, "Much of the demand failed: retries are not taken for news.")] : [];
   const unknown = missing.length ? [make("p", { class: "quiet" }, `Not measured now: ${missing.join(", ")}.`)] : [];
-  byId("others").replaceChildren(...unknown, ...others);
+  byId("others").replaceChildren(...split, ...retries, ...unknown, ...others);
 }
 
 function drawDecisions(app) {

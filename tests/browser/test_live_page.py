@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from page_world import PageServer, World
 
+from autoscaler.types import Count
 from autoscaler.views import reason_text
 
 pytestmark = pytest.mark.browser
@@ -162,6 +164,18 @@ def test_new_steps_arrive_by_themselves_and_another_pool_can_be_chosen(opened, s
     assert page.locator("#stale").is_hidden()
     page.reload()
     opened.until("window.fleetPage && window.fleetPage.rows() === 3")
+
+
+def test_sick_replicas_retries_and_groups_are_told(opened, server):
+    step = server.worlds[0].step()
+    counts = replace(step.observation.replicas, unhealthy=2)
+    decision = replace(step.decision, groups=(Count(name="spot <eu>", replicas=3),))
+    odd = replace(step, observation=replace(step.observation, replicas=counts), decision=decision, closed_loop=True)
+    server.post(odd)
+    opened.until(f"window.fleetPage.app.store.last.at === {step.observation.at_seconds}")
+    assert "Unhealthy\n2" in opened.page.locator("#facts").inner_text()
+    assert "Of these: 3 spot <eu>." in opened.page.locator("#others").inner_text()
+    assert "retries are not taken for news" in opened.page.locator("#others").inner_text()
 
 
 def test_a_stale_pool_is_said_to_be_stale(opened, server):

@@ -17,7 +17,7 @@ from aiohttp import web
 from page_world import INTERVAL, START_SECONDS, World
 
 from autoscaler.testing import observation
-from autoscaler.types import Replicas, Step
+from autoscaler.types import Count, Replicas, Step
 from autoscaler.views import _PROSE as PROSE
 from autoscaler.views import reason_text
 from metrics_adapter import page_views as views
@@ -119,6 +119,18 @@ def test_beliefs_say_unknown_where_there_is_none(steps):
     full = {name: value for name, value, _ in views.beliefs(steps[-1])}
     assert "requests/s" in full["One replica carries"]
     assert full["Trust in the forecast"] in ("it has a say", "it has no say")
+
+
+def test_what_few_pools_have_is_told_where_there_is_some(steps):
+    plain = views.told(steps[-1])
+    assert (plain["besides"], plain["split"], plain["closed_loop"]) == ([], [], False)
+    counts = replace(steps[-1].observation.replicas, unhealthy=2, sleeping=1)
+    decision = replace(steps[-1].decision, groups=(Count(name="spot-eu", replicas=3),))
+    seen = replace(steps[-1].observation, replicas=counts)
+    told = views.told(replace(steps[-1], observation=seen, decision=decision, closed_loop=True))
+    assert told["besides"] == [["sleeping", 1], ["unhealthy", 2]]
+    assert told["split"] == [["spot-eu", 3]]
+    assert told["closed_loop"]
 
 
 def test_risk_and_distrust_are_told(steps):

@@ -132,10 +132,14 @@ class PageServer:
     def turn(self, turns: int = 1, world: int = 0) -> Step:
         """So many Steps of one world onto the board; the last of them."""
         steps = [self.worlds[world].step() for _ in range(turns)]
+        self.post(*steps)
+        return steps[-1]
+
+    def post(self, *steps: Step) -> None:
+        """Steps onto the board."""
 
         async def post() -> None:
             for step in steps:
                 self.board.post(step)
 
         asyncio.run_coroutine_threadsafe(post(), self._loop).result(10)
-        return steps[-1]
