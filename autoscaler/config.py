@@ -72,8 +72,51 @@ def load_config(path: Path) -> FileSettings:
     data = _with_defaults(load_mapping(path))
     pools = data.get("pools")
     if isinstance(pools, list):
-        data = {**data, "pools": [_with_calendar(p, i, path.parent) for i, p in enumerate(pools)]}
+        data = {
+            **data,
+            "pools": [_with_profile(_with_calendar(p, i, path.parent), i, path.parent) for i, p in enumerate(pools)],
+        }
     return build(FileSettings, data)
+
+
+def _with_profile(pool: Any, index: int, folder: Path) -> Any:
+    """A pool's section with the numbers of a calibrated profile where its path stood: a log must be replayed alone."""
+    replica = pool.get("replica") if isinstance(pool, dict) else None
+    named = replica.get("profile") if isinstance(replica, dict) else None
+    if not isinstance(named, str) or Path(named).suffix.lower() not in (".toml", ".json", ".yaml", ".yml"):
+        return pool
+    where = f"pools[{index}].replica.profile"
+    try:
+        numbers = profile_numbers(load_mapping(folder / named))
+    except ConfigError as error:
+        raise ConfigError(where, str(error)) from None
+    own = {name: value for name, value in replica.items() if name != "profile"}
+    return {**pool, "replica": {**numbers, **own}}
+
+
+def profile_numbers(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `replica` that says what a calibrated profile's file does: its law with host time, limits and sizes."""
+    rows = data.get("profiles", [data])
+    if not isinstance(rows, list) or len(rows) != 1 or not isinstance(rows[0], Mapping):
+        raise ConfigError("profiles", "must hold exactly one profile")
+    row = {"host": data.get("host"), **rows[0]}
+    law, host = row.get("roofline"), row.get("host")
+    if not isinstance(law, Mapping) or not isinstance(host, Mapping):
+        raise ConfigError("roofline", "and host must be tables, as `autoscaler calibrate --out` writes them")
+    numbers = {
+        name: _number(law, "roofline", name) for name in ("a", "b", "c", "d", "e", "floor_tokens") if name in law
+    }
+    numbers["a"] = numbers.get("a", 0.0) + _number(host, "host", "per_step_seconds")
+    numbers["c"] = numbers.get("c", 0.0) + _number(host, "host", "per_sequence_seconds")
+    limits = ("kv_capacity_tokens", "max_num_seqs", "max_num_batched_tokens", "layers", "weights_gb")
+    return {"law": numbers, **{name: row[name] for name in limits if name in row}}
+
+
+def _number(table: Mapping[str, Any], where: str, name: str) -> float:
+    value = table.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{where}.{name}", f"{value!r} must be a number")
+    return float(value)
 
 
 def load_calendar(path: Path) -> list[dict[str, Any]]:

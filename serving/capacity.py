@@ -22,7 +22,7 @@ from serving.closed_forms import (
     seat_rate,
 )
 from serving.pooling import Routed, Routing
-from serving.profiles import Profile, profile
+from serving.profiles import Profile, replica_of
 from serving.startup import startup_quantiles
 from serving.tails import violations
 
@@ -69,7 +69,7 @@ class PriorCapacity:
     beliefs_type: type = CapacityBeliefs
 
     def __init__(self, settings: ReplicaSettings, startup: StartupSettings, slo: Slo) -> None:
-        known = profile(settings.profile) if settings.profile is not None else None
+        known = replica_of(settings)
         self.slo = slo
         self.settings = settings
         self.replica = _replica(settings, known)

@@ -39,7 +39,7 @@ from serving.capacity_steps import Solved, StepBeliefs
 from serving.capacity_violations import Gain
 from serving.closed_forms import Engine, Law, Mix, itl_rate
 from serving.pooling import Routed, Routing
-from serving.profiles import profile
+from serving.profiles import replica_of
 from serving.startup import startup_prior
 from serving.twin import twin_rate
 
@@ -126,7 +126,7 @@ class LearnedCapacity:
     def __init__(self, settings: ReplicaSettings, startup: StartupSettings, slo: Slo) -> None:
         self.prior = PriorCapacity(settings, startup, slo)
         self.settings, self.slo = settings, slo
-        known = profile(settings.profile) if settings.profile is not None else None
+        known = replica_of(settings)
         self.generic = known is None
         self.startup_prior = startup_prior(startup, known)
         self.told, self.routing = self.prior.replica.engine, self.prior.replica.routing

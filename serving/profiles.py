@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from autoscaler.config import load_mapping
 from autoscaler.errors import ConfigError
 from autoscaler.schema import build, setting
+from autoscaler.settings import ReplicaSettings
 
 T = TypeVar("T")
 
@@ -203,6 +204,31 @@ def profile_ids() -> tuple[str, ...]:
 def profile(name: str) -> Profile:
     """The shipped profile `name`; ConfigError lists the ids and says which is close."""
     return _named(_shipped(), name, "profile")
+
+
+def replica_of(settings: ReplicaSettings) -> Profile | None:
+    """The profile that a pool's settings name, or whose law they hold; None: nothing is known of the replica."""
+    if settings.profile is not None:
+        return profile(settings.profile)
+    law = settings.law
+    if law is None or settings.kv_capacity_tokens is None or settings.layers is None or settings.weights_gb is None:
+        return None
+    more: dict[str, Any] = {
+        name: value
+        for name in ("max_num_seqs", "max_num_batched_tokens")
+        if (value := getattr(settings, name)) is not None
+    }
+    return Profile(
+        id="own",
+        layers=settings.layers,
+        weights_gb=settings.weights_gb,
+        kv_bytes_per_token=1,  # for the simulated fleet alone
+        kv_capacity_tokens=settings.kv_capacity_tokens,
+        linear=LinearLaw(a=law.a, b=law.b, c=law.b + law.c, d=law.d, e=law.e),
+        roofline=RooflineLaw(a=law.a, b=law.b, c=law.c, d=law.d, e=law.e, floor_tokens=law.floor_tokens),
+        host=HostTerms(per_step_seconds=0.0, per_sequence_seconds=0.0),
+        **more,
+    )
 
 
 def startup_ids() -> tuple[str, ...]:
