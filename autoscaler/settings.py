@@ -274,15 +274,6 @@ class ReplicaSettings:
             if getattr(self, name) is None:
                 raise ConfigError(name, "is missing: it must be given with a law")
 
-    def __post_init__(self) -> None:
-        if self.law is None:
-            return
-        if self.profile is not None:
-            raise ConfigError("law", "must be left out where profile names one")
-        for name in ("kv_capacity_tokens", "layers", "weights_gb"):
-            if getattr(self, name) is None:
-                raise ConfigError(name, "is missing: it must be given with a law")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartupSettings:
