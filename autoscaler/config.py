@@ -83,7 +83,11 @@ def _with_profile(pool: Any, index: int, folder: Path) -> Any:
     """A pool's section with the numbers of a calibrated profile where its path stood: a log must be replayed alone."""
     replica = pool.get("replica") if isinstance(pool, dict) else None
     named = replica.get("profile") if isinstance(replica, dict) else None
-    if not isinstance(named, str) or Path(named).suffix.lower() not in (".toml", ".json", ".yaml", ".yml"):
+    if (
+        not isinstance(replica, dict)
+        or not isinstance(named, str)
+        or Path(named).suffix.lower() not in (".toml", ".json", ".yaml", ".yml")
+    ):
         return pool
     where = f"pools[{index}].replica.profile"
     try:
