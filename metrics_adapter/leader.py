@@ -188,7 +188,8 @@ async def take_turns(election: Election, follower: Follows, lead: Lead) -> None:
     standing = asyncio.create_task(election.run())
     try:
         while True:
-            await _while(lambda: not election.leads, follower.run(lambda: election.leader), standing)
+            other = follower.run(lambda: None if election.leads else election.leader)
+            await _while(lambda: not election.leads, other, standing)
             leading = asyncio.ensure_future(lead(follower.memories))
             if await _while(lambda: election.leads, leading, standing):
                 return
