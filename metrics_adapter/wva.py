@@ -32,7 +32,6 @@ HELP = {
     RATIO: "Desired over current replicas; the desired ones where there are none.",
 }
 ACCELERATOR = "inference.optimization/acceleratorName"
-SCALED_OBJECT = "scaledobject.keda.sh/name"  # KEDA's label on the HPA that it makes of a ScaledObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +72,7 @@ class Variants:
         async with asyncio.TaskGroup() as tasks:
             for namespace in namespaces:
                 tasks.create_task(self._watch(cluster, namespace))
+            await asyncio.Event().wait()  # also where no pool has a target, and so nothing is watched
 
     async def _watch(self, cluster: Kubernetes, namespace: str) -> None:
         async with aclosing(cluster.watch_hpas(namespace)) as changes:
@@ -88,7 +88,7 @@ class Variants:
             for hpa in hpas.values():
                 pool = self._targets.get((hpa.namespace, hpa.target_kind, hpa.target_name))
                 if pool is not None:
-                    yield Variant(pool=pool, name=hpa.labels.get(SCALED_OBJECT) or hpa.name, hpa=hpa)
+                    yield Variant(pool=pool, name=hpa.scaled_object or hpa.name, hpa=hpa)
 
     def metrics(self) -> dict[str, Metric]:
         """As external metrics, each in the form that its HPA's target makes our number of."""

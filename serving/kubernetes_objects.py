@@ -55,7 +55,7 @@ class ExternalMetric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hpa:
-    """One HorizontalPodAutoscaler, as far as we ask."""
+    """One HorizontalPodAutoscaler, as far as we ask.  `scaled_object`: KEDA's, that it was made of."""
 
     namespace: str
     name: str
@@ -65,6 +65,7 @@ class Hpa:
     annotations: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     external: tuple[ExternalMetric, ...] = ()
+    scaled_object: str | None = None
     current_replicas: int | None = None
     desired_replicas: int | None = None
 
@@ -142,6 +143,9 @@ def hpa_of(item: Json) -> Hpa:
         annotations=dict(meta.get("annotations") or {}),
         labels=dict(meta.get("labels") or {}),
         external=tuple(_external(m["external"]) for m in spec.get("metrics") or () if m.get("type") == "External"),
+        scaled_object=next(
+            (o.get("name") for o in meta.get("ownerReferences") or () if o.get("kind") == "ScaledObject"), None
+        ),
         current_replicas=status.get("currentReplicas"),
         desired_replicas=status.get("desiredReplicas"),
     )

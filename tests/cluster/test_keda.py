@@ -18,6 +18,8 @@ from cluster_plane import ControlPlane
 from cluster_programs import free_ports, wait_for
 from cluster_serve import HOME, ROOT, Door, give_rights, pool_section
 
+from serving.kubernetes_objects import hpa_of
+
 pytestmark = pytest.mark.cluster
 
 SCALED_OBJECT = ("keda.sh/v1alpha1", "ScaledObject")
@@ -71,6 +73,7 @@ def test_the_polling_trigger_wakes_goes_to_n_and_to_zero(keda: Keda, namespace: 
     faces.wants("chat", 3)
     namespace.apply(pool("chat", replicas=0), scaled_object("chat", faces.port))
     namespace.wait_ready("chat", 3, seconds=60)
+    assert hpa_of(namespace.hpa("keda-hpa-chat")).scaled_object == "chat"  # by which the WVA series name their variant
     for replicas in (9, 2, 7, 0, 5):
         faces.wants("chat", replicas)
         namespace.wait_wanted("chat", replicas, seconds=60)

@@ -96,7 +96,7 @@ def test_a_step_that_is_too_old_is_an_error_and_drops_the_series() -> None:
 def test_the_series_have_the_original_s_names_and_labels() -> None:
     w = World(controller_instance="eu")
     w.hpa("a", "chat-kserve", labels={"inference.optimization/acceleratorName": 'H"100'})
-    w.hpa("keda-hpa-b", "code", labels={"scaledobject.keda.sh/name": "b"})
+    w.hpa("keda-hpa-b", "code", scaled_object="b")
     w.hpa("stranger", "somebody-else")
     w.wants("chat", 3, current=0)
     w.wants("code", 1, current=4)
