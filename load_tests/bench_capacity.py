@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from autoscaler.embed import Pool
+from autoscaler.lengths import lengths_of
 from autoscaler.settings import Slo, StartupSettings
 from autoscaler.types import Observation, Replicas
 from load_tests.bench import BenchRow
@@ -105,9 +106,7 @@ def believed(pool: Pool, world: World, *, cautious: bool) -> float:
     """Requests/s per replica that the pool believes in: what it plans with, or its best estimate."""
     model = pool.autoscaler.capacity_model
     assert isinstance(model, LearnedCapacity)
-    assert pool.last_step is not None
-    capacity = pool.last_step.capacity
-    assert capacity is not None
+    capacity = model.capacity(beliefs_of(pool), lengths_of(pool.memory.state), world.replicas)
     prompt = world.mix.prompt * (1.0 - world.cached_fraction)
     work = capacity.seconds_per_prompt_token * prompt + capacity.seconds_per_output_token * world.mix.output
     load = capacity.feasible(world.replicas)
