@@ -34,6 +34,7 @@ class FakeCluster:
         self.asked: list[tuple[Identity, dict[str, str]]] = []
         self.tokens: list[str] = []
         self.down = False
+        self.maps: list[dict[str, str] | None] = []
 
     async def review_token(self, token: str) -> Identity | None:
         self.tokens.append(token)
@@ -51,7 +52,8 @@ class FakeCluster:
 
     async def config_map_changes(self, namespace: str, name: str) -> AsyncIterator[dict[str, str] | None]:
         assert (namespace, name) == ("kube-system", "extension-apiserver-authentication")
-        yield None
+        for data in self.maps:
+            yield data
 
 
 class World:
@@ -236,6 +238,13 @@ def test_without_a_front_proxy_in_the_cluster_nobody_is_asked_for_a_certificate(
     assert once(world.client(), Authorization="Bearer good") == 404
     world.take(world.config_map(world.front.pem))
     assert once(world.client(world.front), **AS_HPA) == 404
+
+
+def test_each_change_of_the_config_map_is_taken(world: World):
+    world.cluster.maps = [None, world.config_map(world.other.pem)]
+    asyncio.run_coroutine_threadsafe(world.proxy.follow(world.cluster), world.server.loop).result(10)
+    assert once(world.client(world.other), **AS_HPA) == 404
+    assert cut_off(world.client(world.front))
 
 
 def test_a_config_map_that_cannot_be_read_changes_nothing(world: World, caplog: pytest.LogCaptureFixture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 from urllib.error import HTTPError
@@ -16,6 +17,7 @@ from metrics_adapter.board import Board
 from metrics_adapter.external_metrics import external_metrics
 from metrics_adapter.external_metrics_values import metrics_of
 from metrics_adapter.serve_plain import Life, plain_application
+from metrics_adapter.wva import Variants
 
 CHAT = build(PoolSettings, {"name": "chat"})
 
@@ -69,3 +71,16 @@ def test_it_tells_who_leads_and_what_was_answered():
     name = "autoscaler_external_metrics_answers_total"
     assert found == {("autoscaler_leads", None): 1.0, (name, "200"): 1.0, (name, "404"): 1.0, (name, "503"): 2.0}
     assert Life().text() == ""
+
+
+def test_without_a_target_the_watch_of_hpas_has_nothing_to_do_and_goes_on():
+    async def story() -> None:
+        cluster: Any = None
+        watch = asyncio.create_task(Variants(Board([CHAT])).follow(cluster))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not watch.done(), "its end would end the process"
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
+    asyncio.run(story())
