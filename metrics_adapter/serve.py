@@ -143,6 +143,7 @@ class Server:
             for name, made in self.autoscalers.items():
                 pools.append(self._open(made, memories.get(name) or made.start()))
                 stack.push_async_callback(pools[-1].close)
+                await asyncio.sleep(0)  # each writes all it knows to a new segment: answers go between
             stack.callback(lambda: memories.update({pool.name: pool.loop.memory for pool in pools}))
             self.life.runners = runners_of(pools)
             stack.callback(setattr, self.life, "runners", [])
