@@ -84,6 +84,23 @@ def work_in(observation: Observation, capacity: Capacity, state: State) -> float
     return work if work is None or not reporting or reporting >= ready else work * ready / reporting
 
 
+def tenants_in(observation: Observation, capacity: Capacity, state: State, amount: float | None) -> dict[str, float]:
+    """Each tenant's part of `amount` replica-seconds, by what it sent; empty where that is not known of all of them."""
+    demand = observation.demand
+    if amount is None or demand is None or not demand.tenants:
+        return {}
+    parts: dict[str, float] = {}
+    for one in demand.tenants:
+        work = work_of(Demand(requests=one.requests, prompt_tokens=one.prompt_tokens), capacity, state)
+        if work is None:
+            return {}
+        parts[one.tenant] = parts.get(one.tenant, 0.0) + work
+    total = sum(parts.values())
+    # Cached prompt tokens are told of the pool alone; what no tenant is told to have sent stays nobody's.
+    scale = min(1.0, amount / total) if total > 0.0 else 0.0
+    return {name: work * scale for name, work in parts.items()}
+
+
 def work_of(demand: Demand | None, capacity: Capacity, state: State) -> float | None:
     """Replica-seconds of work in `demand`: w_r*requests + w_p*(prompt - cached) + w_o*output.
 

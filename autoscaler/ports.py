@@ -71,6 +71,9 @@ class Forecaster(Protocol):
 
         A forecaster that needs them while it observes has, besides, a pure `adopt(history, beliefs)` that gives the history
         which knows them; it is called when the outcome of a refit is taken up.
+
+        One that forecasts tenants apart has `observe_tenants(history, at_seconds, window_seconds, work, tenants)` that takes
+        the work of each in Erlangs; it is called instead of `observe` where demand is told by tenant.
         """
 
 

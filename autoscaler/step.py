@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autoscaler import limits as bound
 from autoscaler.coupling import Member, ratio, spares
 from autoscaler.deferrable import Ballast, with_classes
 from autoscaler.errors import ConfigError, ForecastError
-from autoscaler.facts import Facts, work_in
+from autoscaler.facts import Facts, tenants_in, work_in
 from autoscaler.health import healthy, overdue_at, replaced
 from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.placement import Placed, place
@@ -182,7 +183,7 @@ class Autoscaler:
         )
         amount = None if "demand" in missing else work_in(observation, capacity, state)
         work = None if amount is None else amount / observation.window_seconds
-        history = self.forecaster.observe(memory.history, at, observation.window_seconds, work)
+        history = self._remembered(memory, observation, work, tenants_in(observation, capacity, state, amount))
         since = None if not missing else (memory.state.unknown_since_seconds or at)
         before = memory.recent[-1].replicas if memory.recent else None
         late = overdue_at(memory.state, before, observation, capacity.startup(0.99))
@@ -206,6 +207,16 @@ class Autoscaler:
             unknown=missing,
         )
         return learned, facts, work
+
+    def _remembered(
+        self, memory: Memory, observation: Observation, work: float | None, tenants: dict[str, float]
+    ) -> Any:
+        """The forecaster's history with `work` per second; `tenants`: replica-seconds of each, where they are told."""
+        at, seconds = observation.at_seconds, observation.window_seconds
+        apart = getattr(self.forecaster, "observe_tenants", None) if tenants and work is not None else None
+        if apart is None:
+            return self.forecaster.observe(memory.history, at, seconds, work)
+        return apart(memory.history, at, seconds, work, {name: part / seconds for name, part in tenants.items()})
 
     def _forecast(self, memory: Memory, history: object, capacity: Capacity, at: int) -> Forecast | None:
         """What is coming; None where the forecaster says that it cannot tell, or tells what is no number."""

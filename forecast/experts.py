@@ -44,7 +44,7 @@ class View:
 
     `days`: (peak, level) of the same window 1, 2, 3 and 7 days ago, those that are known; `cycles`: the same 1, 2 and 3
     detected periods ago.  `rises`: the day's profile at the window over its level of the last 5 and 60 min, None = not
-    known; they hold for work + `shift`.
+    known; they hold for work + `shift`.  `tenants`: the sum of their own forecasts of the window.
     """
 
     levels: Levels
@@ -55,6 +55,7 @@ class View:
     cycles: Past
     rises: tuple[float | None, ...]
     shift: float
+    tenants: float | None
     end_seconds: int
 
 
@@ -117,7 +118,10 @@ def _over(value: float | None, factor: float) -> float | None:
     return None if value is None else value / factor
 
 
-def view(history: History, events: Events, now: Present, at_seconds: int, start_seconds: int, end_seconds: int) -> View:
+def view(
+    history: History, events: Events, now: Present, at_seconds: int, start_seconds: int, end_seconds: int,
+    tenants: float | None = None,
+) -> View:  # fmt: skip
     """What experts see of the window (at + start, at + end]."""
 
     def peaks(backs: Past) -> Past:
@@ -141,6 +145,7 @@ def view(history: History, events: Events, now: Present, at_seconds: int, start_
         cycles=peaks(now.cycles),
         rises=tuple([None if peak is None or level is None else peak / level for level in now.usual]),
         shift=now.shift,
+        tenants=tenants,
         end_seconds=end_seconds,
     )
 
@@ -189,5 +194,6 @@ EXPERTS: tuple[tuple[str, Callable[[View], float | None]], ...] = (
     ("season_60m", lambda v: _risen(v.levels.hour, v.rises[1], v.shift)),
     ("day_shift", lambda v: _shift(v.level, v.days)),
     ("day_profile", lambda v: _median([peak for peak, _ in v.days])),
+    ("tenants", lambda v: v.tenants),
     ("period_shift", lambda v: _shift(v.level, v.cycles)),
 )

@@ -8,13 +8,15 @@ pure view of it.  `refit` looks for periods in weeks of history; `adopt` lets th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from autoscaler.errors import ForecastError
 from autoscaler.settings import EventSettings
 from autoscaler.types import Forecast
 from autoscaler.units import significant
+from forecast import tenants as senders
 from forecast.cells import Cells
 from forecast.events import Events
 from forecast.experts import EXPERTS, LEAST_WORK, Levels, present
@@ -38,7 +40,7 @@ _TIME_CONSTANTS = (60.0, 300.0, 900.0, 3600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeasonalHistory:
+class Learned:
     """The past and what was learned from it.  `mean`: of about a day, in Erlangs.  `periods`: found by the last refit."""
 
     past: History
@@ -50,6 +52,25 @@ class SeasonalHistory:
     periods: tuple[int, ...] = ()
     profile: Profile = Profile()
     tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A tenant that is followed, or the rest of them, with a history of its own."""
+
+    name: str
+    history: Learned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeasonalHistory(Learned):
+    """What a pool's work was; `shares`, `parts`: of its tenants, where the work was told by tenant."""
+
+    shares: senders.Shares = ()
+    parts: tuple[Part, ...] = ()
+
+
+H = TypeVar("H", bound=Learned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +111,31 @@ class Seasonal:
 
     def start(self) -> tuple[SeasonalHistory, SeasonalBeliefs]:
         """Empty (history, beliefs)."""
-        tracks = tuple(Track(start_seconds=start, end_seconds=end) for start, end in self.windows)
-        return SeasonalHistory(past=History.empty(self.interval_seconds), tracks=tracks), SeasonalBeliefs()
+        return SeasonalHistory(past=History.empty(self.interval_seconds), tracks=self._blank()), SeasonalBeliefs()
+
+    def _blank(self) -> tuple[Track, ...]:
+        return tuple(Track(start_seconds=start, end_seconds=end) for start, end in self.windows)
 
     def observe(
         self, history: SeasonalHistory, at_seconds: int, window_seconds: int, work: float | None
     ) -> SeasonalHistory:
         """One sample more; forecasts whose window is over are scored, and new ones issued.  See History.observed."""
+        return self.observe_tenants(history, at_seconds, window_seconds, work, {})
+
+    def observe_tenants(
+        self, history: SeasonalHistory, at_seconds: int, window_seconds: int, work: float | None,
+        tenants: Mapping[str, float],
+    ) -> SeasonalHistory:  # fmt: skip
+        """As `observe`, told the work of each tenant that sent any, in Erlangs; empty: not known of any."""
+        after = self._observed(history, at_seconds, window_seconds, work)
+        if after is history:
+            return history
+        if tenants or history.parts:
+            after = self._parted(history, after, at_seconds, window_seconds, work, tenants)
+        return self._issued(after, at_seconds, work, after.parts)
+
+    def _observed(self, history: H, at_seconds: int, window_seconds: int, work: float | None) -> H:
+        """The history with one sample more, and what it taught; itself for the instant that it ends at."""
         before = history.past
         past = before.observed(at_seconds, window_seconds, work)
         if past is before:
@@ -111,7 +150,8 @@ class Seasonal:
         mean = _day_mean(history.mean, known, past)
         fives = _closed(before.five_mean, past.five_mean, before.at_seconds is not None)
         profile = history.profile if past.phase_seconds == before.phase_seconds else Profile()
-        after = SeasonalHistory(
+        return replace(
+            history,
             past=past,
             levels=_levelled(history.levels, fresh, past.cell_seconds),
             mean=mean,
@@ -120,13 +160,9 @@ class Seasonal:
                 past.minute, min(_closed(before.minute, past.minute, before.at_seconds is not None), 2 * DAY // MINUTE)
             ),
             shift=shift,
-            periods=history.periods,
             profile=profile.after(past, fives, shift_of(mean), self.events.factor),
             tracks=tracks,
         )
-        if work is None or past.known_seconds < LEAST_HISTORY_SECONDS:
-            return after
-        return replace(after, tracks=self._issued(after, at_seconds))
 
     def forecast(
         self,
@@ -149,7 +185,8 @@ class Seasonal:
             asked = (at_seconds, at_seconds + start, at_seconds + end)
             if pending is None or (pending.at_seconds, pending.from_seconds, pending.until_seconds) != asked:
                 moment = moment or self._moment(history, at_seconds)
-                pending = guessed(moment, track, at_seconds, start, end)
+                whole = self._sum(history.parts, at_seconds, history.tracks.index(track), start, end)
+                pending = guessed(moment, track, at_seconds, start, end, whole)
             if pending is None:
                 return None
             rows.append(self._row(history, pending, at_seconds, end))
@@ -164,6 +201,28 @@ class Seasonal:
             matured=first.matured,
             coverage=significant(first.coverage) if first.matured else None,
         )
+
+    def recorded(
+        self, history: SeasonalHistory, since_seconds: int | None
+    ) -> tuple[int, int, tuple[float | None, ...]] | None:
+        """(start in seconds, seconds of a cell, Erlangs of every cell since) for replays; None if there is none that is over.
+
+        What is more than two hours old is told in minutes cut into cells, two days back at most.
+        """
+        past = history.past
+        if past.at_seconds is None:
+            return None
+        size, fine = past.cell_seconds, past.fine
+        begin = past.minute.first * (MINUTE // size)
+        if since_seconds is not None:
+            begin = max(begin, past.cell(since_seconds, size))
+        if fine.stop <= begin:
+            return None
+        per = MINUTE // size
+        old = past.minute.between(begin // per, -(-fine.first // per)) if begin < fine.first else ()
+        cut = [v for v in old for _ in range(per)]
+        values = (*cut[begin % per :][: max(0, fine.first - begin)], *fine.between(begin, fine.stop))
+        return begin * size + past.phase_seconds, size, values
 
     def refit(self, history: SeasonalHistory, beliefs: SeasonalBeliefs) -> SeasonalBeliefs:
         """Beliefs with the periods of the last weeks; about 0.2 s for five weeks.  Pure."""
@@ -187,7 +246,7 @@ class Seasonal:
             for start, end in self.windows
         )
 
-    def _moment(self, history: SeasonalHistory, at_seconds: int) -> Moment:
+    def _moment(self, history: Learned, at_seconds: int) -> Moment:
         return Moment(
             past=history.past,
             levels=history.levels,
@@ -204,19 +263,61 @@ class Seasonal:
             kind=history.steps.kind(history.levels.fifteen, history.mean),
         )
 
-    def _issued(self, history: SeasonalHistory, at_seconds: int) -> tuple[Track, ...]:
-        """The tracks with one forecast more each, unless one was issued a moment ago."""
+    def _parted(
+        self, history: SeasonalHistory, after: SeasonalHistory, at_seconds: int, window_seconds: int,
+        work: float | None, tenants: Mapping[str, float],
+    ) -> SeasonalHistory:  # fmt: skip
+        """`after`, with the parts of `history` told of theirs; without tenants they were not measured."""
+        shares = senders.told(history.shares, tenants, window_seconds) if tenants else history.shares
+        names = before = tuple(part.name for part in history.parts)
+        last, hour = history.past.at_seconds, senders.ELECTED_SECONDS
+        if not names or last is None or at_seconds // hour != last // hour:
+            names = senders.followed(shares, before[:-1])
+        old = {part.name: part.history for part in history.parts if names == before or part.name != senders.REST}
+        works: Sequence[float | None] = [None] * len(names)
+        if work is not None and tenants:
+            works = senders.split(work, tenants, names)
+        parts = []
+        for name, own in zip(names, works, strict=True):
+            known = old.get(name) or Learned(past=History.empty(self.interval_seconds), tracks=self._blank())
+            told = self._observed(known, at_seconds, window_seconds, own)
+            parts.append(Part(name=name, history=self._issued(told, at_seconds, own)))
+        return replace(after, shares=shares, parts=tuple(parts))
+
+    def _sum(self, parts: Sequence[Part], at_seconds: int, number: int, start: int, end: int) -> float | None:
+        """The sum of the parts' medians, without the factor of known events; None while one of them cannot tell."""
+        if not parts:
+            return None
+        total = 0.0
+        for part in parts:
+            track = part.history.tracks[number]
+            pending = track.pending[-1] if track.pending else None
+            if part.history.past.known_seconds < LEAST_HISTORY_SECONDS:
+                return None
+            if pending is None or (pending.at_seconds, pending.until_seconds) != (at_seconds, at_seconds + end):
+                pending = guessed(self._moment(part.history, at_seconds), track, at_seconds, start, end)
+            if pending is None:
+                return None
+            total += max(0.0, math.exp(min(pending.quantiles[0], 50.0)) - pending.shift)
+        return total / self.events.largest(at_seconds + start, at_seconds + end)
+
+    def _issued(self, history: H, at_seconds: int, work: float | None, parts: Sequence[Part] = ()) -> H:
+        """The history with one forecast more per window, unless one was issued a moment ago or nothing was measured."""
+        if work is None or history.past.known_seconds < LEAST_HISTORY_SECONDS:
+            return history
         moment: Moment | None = None
         tracks = []
-        for track in history.tracks:
+        for number, track in enumerate(history.tracks):
             fast = track.matured < FIRST_ISSUES
             gap = max(FIRST_ISSUE_SECONDS if fast else ISSUE_SECONDS, track.end_seconds // MOST_PENDING)
             if not track.pending or at_seconds - track.pending[-1].at_seconds >= gap:
                 moment = moment or self._moment(history, at_seconds)
-                guess = guessed(moment, track, at_seconds, track.start_seconds, track.end_seconds)
+                start, end = track.start_seconds, track.end_seconds
+                whole = self._sum(parts, at_seconds, number, start, end)
+                guess = guessed(moment, track, at_seconds, start, end, whole)
                 track = track if guess is None else replace(track, pending=(*track.pending, guess))
             tracks.append(track)
-        return tuple(tracks)
+        return replace(history, tracks=tuple(tracks))
 
     def _row(self, history: SeasonalHistory, pending: Pending, at_seconds: int, end: int) -> tuple[float, ...]:
         """Erlangs at `LEVELS`.  Old news widens them: the last sample is further from the window than scored ones."""

@@ -91,9 +91,14 @@ def shift_of(mean: float) -> float:
     return SHIFT * max(mean, LEAST_WORK)
 
 
-def guessed(moment: Moment, track: Track, at_seconds: int, start: int, end: int) -> Pending | None:
-    """What the experts and their vote say about the window; None if no expert is awake."""
-    seen = view(moment.past, moment.events, moment.now, at_seconds, start, end)
+def guessed(
+    moment: Moment, track: Track, at_seconds: int, start: int, end: int, tenants: float | None = None
+) -> Pending | None:
+    """What the experts and their vote say about the window; None if no expert is awake.
+
+    `tenants`: the sum of the tenants' own forecasts of it, in Erlangs.
+    """
+    seen = view(moment.past, moment.events, moment.now, at_seconds, start, end, tenants)
     shift = moment.now.shift
     factor = moment.events.largest(at_seconds + start, at_seconds + end)
     log = math.log
