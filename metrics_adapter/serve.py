@@ -25,6 +25,7 @@ from autoscaler.ports import Target
 from autoscaler.settings import FileSettings, PoolSettings
 from autoscaler.step import Autoscaler
 from autoscaler.types import Memory
+from metrics_adapter import serve_rivals
 from metrics_adapter.board import Board
 from metrics_adapter.certificates import Certificates
 from metrics_adapter.external_metrics import VERSION, api_routes, errors_as_status, external_metrics
@@ -175,6 +176,7 @@ class Server:
         self.variants = Variants(self.board)
         self.metrics |= self.variants.metrics()
         self._go("the watch of HPAs", self.variants.follow(self.cluster))
+        self._go("the look for rivals", serve_rivals.watch(self.variants))
         if self.asked.lease is not None:
             namespace, name = self._namespace(), self.asked.lease
             self.election = Election(
