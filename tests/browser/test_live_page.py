@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +33,14 @@ def server() -> Iterator[PageServer]:
     made.stop()
 
 
+def until(page: Any, expression: str, seconds: float = 15.0) -> None:
+    """Wait for it from outside: the page's own policy forbids to evaluate text inside."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.05)
+
+
 class Page:
     """The open page, and everything that went wrong on it."""
 
@@ -44,12 +55,8 @@ class Page:
         self.until("window.fleetPage && window.fleetPage.rows() > 0")
         self.frame()
 
-    def until(self, expression: str, seconds: float = 15.0) -> None:
-        """Wait for it from outside: the page's own policy forbids to evaluate text inside."""
-        deadline = time.monotonic() + seconds
-        while not self.page.evaluate(expression):
-            assert time.monotonic() < deadline, expression
-            time.sleep(0.05)
+    def until(self, expression: str) -> None:
+        until(self.page, expression)
 
     def frame(self) -> None:
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -197,6 +204,46 @@ def test_it_lives_through_a_restart_of_the_adapter(browser, server):
     made.until(f"window.fleetPage.rows() === {rows + 2}")
     assert [c for c in made.complaints if "ERR_CONNECTION_REFUSED" not in c and "ERR_INCOMPLETE" not in c] == []
     made.page.close()
+
+
+def test_it_lives_through_a_kill_of_the_real_adapter(browser, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pool = {"name": "chat", "interval_seconds": 1, "source": {"kind": "scrape", "targets": [f"127.0.0.1:{port}"]}}
+    config = {"version": 1, "log": {"path": str(tmp_path / "steps")}, "pools": [pool]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "autoscaler.main", "serve", "-c", str(tmp_path / "config.json")]
+    command += ["--without-cluster", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}/"
+
+    def adapter() -> subprocess.Popen[bytes]:
+        started = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}readyz", timeout=1).close()
+                return started
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+    running = adapter()
+    try:
+        page = browser.new_page()
+        page.goto(url)
+        until(page, "window.fleetPage.rows() > 2")
+        running.kill()
+        running.wait()
+        page.locator("#link.lost").wait_for(timeout=10_000)
+        before = page.evaluate("window.fleetPage.rows()")
+        running = adapter()
+        page.locator("#link.live").wait_for(timeout=15_000)
+        until(page, f"window.fleetPage.rows() > {before + 1}")
+        assert "the adapter was restarted" in page.locator("#link").inner_text()
+        page.close()
+    finally:
+        running.kill()
+        running.wait()
 
 
 def test_a_connection_that_says_nothing_is_lost(browser):
