@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+
+def compiled(function: Any) -> Any:
+    """A compiled function, kept from one process to the next where there is a place to write to."""
+    try:
+        return njit(cache=True)(function)
+    except RuntimeError:  # neither beside the code nor in a cache of the user's
+        return njit(function)
+
+
 FIRST, FINISH = 0, 1
 ROUND_ROBIN, LEAST_LOADED, TWO_CHOICES = 0, 1, 2
 
 
-@njit(cache=True)
+@compiled
 def mixed(counter: np.uint64) -> float:
     """A uniform number of (0, 1) out of a counter (splitmix64)."""
     z = counter * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
@@ -25,7 +34,7 @@ def mixed(counter: np.uint64) -> float:
     return (float(z >> np.uint64(11)) + 0.5) / 9007199254740992.0
 
 
-@njit(cache=True)
+@compiled
 def uniforms(seed: int, n: int) -> Any:
     """`n` uniform numbers."""
     out = np.empty(n)
@@ -35,7 +44,7 @@ def uniforms(seed: int, n: int) -> Any:
     return out
 
 
-@njit(cache=True)
+@compiled
 def _push(keys: Any, ids: Any, size: int, key: int, request: int) -> None:
     """Put a request into the heap of decoding ones, by the step that ends it."""
     at = size
@@ -48,7 +57,7 @@ def _push(keys: Any, ids: Any, size: int, key: int, request: int) -> None:
     keys[at], ids[at] = key, request
 
 
-@njit(cache=True)
+@compiled
 def _pop(keys: Any, ids: Any, size: int) -> None:
     """Take the first out of a heap of `size`."""
     key, request = keys[size - 1], ids[size - 1]
@@ -66,7 +75,7 @@ def _pop(keys: Any, ids: Any, size: int) -> None:
     keys[at], ids[at] = key, request
 
 
-@njit(cache=True)
+@compiled
 def play(
     law: tuple[float, float, float, float, float, float],
     limits: tuple[float, float, float, float],
@@ -222,7 +231,7 @@ def play(
     return out
 
 
-@njit(cache=True)
+@compiled
 def late_share(out: Any, arrivals: Any, outputs: Any, ttft: float, itl: float) -> float:
     """Share of requests beyond either limit; the first eighth meets an empty fleet, the last twentieth leaves one."""
     n = len(arrivals)
