@@ -25,11 +25,11 @@ from typing import Any, TextIO
 
 import autoscaler
 from autoscaler.errors import LogError, ReplayMismatch
-from autoscaler.record import FORMAT_VERSION, decode, encode, encode_memory, parse_line
+from autoscaler.record import FORMAT_VERSION, choice_text, decode, encode, encode_memory, parse_line
 from autoscaler.schema import build
 from autoscaler.settings import PoolSettings
 from autoscaler.step import Autoscaler
-from autoscaler.types import Beliefs, Memory, Observation, State, Step
+from autoscaler.types import Beliefs, Choice, Memory, Observation, State, Step
 
 
 def fingerprint() -> dict[str, str]:
@@ -145,6 +145,7 @@ def memory_of(autoscaler_: Autoscaler, data: dict[str, Any]) -> Memory:
                 forecast=decode(autoscaler_.forecaster.beliefs_type, parts["forecast"]),
                 capacity=decode(autoscaler_.capacity_model.beliefs_type, parts["capacity"]),
                 refits=parts["refits"],
+                choice=_choice(parts),
             ),
             state=decode(State, parts["state"]),
             recent=tuple(decode(Observation, o) for o in parts["recent"]),
@@ -177,6 +178,7 @@ def advance(autoscaler_: Autoscaler, memory: Memory, line: Line) -> tuple[Step |
             forecast=decode(autoscaler_.forecaster.beliefs_type, line.data["forecast"]),
             capacity=decode(autoscaler_.capacity_model.beliefs_type, line.data["capacity"]),
             refits=line.data["refits"],
+            choice=_choice(line.data),
         )
         return None, autoscaler_.adopt(memory, beliefs)
     if line.kind == "snapshot":
@@ -331,5 +333,9 @@ class StepLog:
 def _refit_line(beliefs: Beliefs) -> str:
     return (
         f'{{"type":"refit","refits":{beliefs.refits},"forecast":{encode(beliefs.forecast)}'
-        f',"capacity":{encode(beliefs.capacity)}}}'
+        f',"capacity":{encode(beliefs.capacity)}{choice_text(beliefs)}}}'
     )
+
+
+def _choice(data: dict[str, Any]) -> Choice | None:
+    return decode(Choice, data["choice"]) if "choice" in data else None

@@ -47,6 +47,11 @@ VERBS: tuple[tuple[str, str, str], ...] = (
         "Show live what the autoscaler sees of running pools; record it, decide on it.",
     ),
     (
+        "advise",
+        "autoscaler.advise_command",
+        "Tell what a pool has cost and attained by its log, and what `auto` would have.",
+    ),
+    (
         "serve",
         "metrics_adapter.serve_command",
         "Decide for all pools, and answer HPAs, KEDA and Prometheus; with a page that says why.",

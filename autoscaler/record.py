@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from autoscaler.errors import LogError
 from autoscaler.schema import hints, is_union
-from autoscaler.types import Memory, Step
+from autoscaler.types import Beliefs, Memory, Step
 
 T = TypeVar("T")
 Encoder = Callable[[Any], str]
@@ -56,8 +56,13 @@ def encode_memory(memory: Memory) -> str:
     return (
         f'{{"pool":{json.dumps(memory.pool)},"state":{encode(memory.state)},"recent":[{recent}]'
         f',"history":{encode(memory.history)},"refits":{memory.beliefs.refits}'
-        f',"forecast":{encode(memory.beliefs.forecast)},"capacity":{encode(memory.beliefs.capacity)}{last}}}'
+        f',"forecast":{encode(memory.beliefs.forecast)},"capacity":{encode(memory.beliefs.capacity)}{choice_text(memory.beliefs)}{last}}}'
     )
+
+
+def choice_text(beliefs: Beliefs) -> str:
+    """The field of the choice in a JSON object; nothing where none was made."""
+    return f',"choice":{encode(beliefs.choice)}' if beliefs.choice is not None else ""
 
 
 def parse_line(text: str) -> dict[str, Any]:

@@ -408,6 +408,11 @@ class PoolSettings:
         (), "Policies by hand, the largest recommendation wins; empty, the default, lets `strategy` decide."
     )
     risk: RiskSettings = setting(factory=RiskSettings, doc="Steering on the attainment.")
+    adapt: bool = setting(
+        False,
+        "Let the strategies plan replicas as full, average work over as long and keep replicas as long as would have been the"
+        " cheapest lately (`autoscaler advise` tells it anyway).",
+    )
     limits: Limits = setting(factory=Limits, doc="Bounds and rates.")
     replica: ReplicaSettings = setting(factory=ReplicaSettings, doc="Prior of one replica.")
     startup: StartupSettings = setting(factory=StartupSettings, doc="Prior of a start-up.")

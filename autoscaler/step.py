@@ -20,12 +20,25 @@ from autoscaler.health import healthy, overdue_at, replaced
 from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.placement import Placed, place
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
+from autoscaler.portfolio import WINDOWS, Recorded, replayed
 from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.risk import steered
-from autoscaler.settings import PoolSettings
+from autoscaler.settings import PoolSettings, WorkSettings
 from autoscaler.tiers import PowerPlan, plan, states_of, with_gap
 from autoscaler.trust import witnessed
-from autoscaler.types import Beliefs, Capacity, Decision, Forecast, Lengths, Memory, Observation, Reason, State, Step
+from autoscaler.types import (
+    Beliefs,
+    Capacity,
+    Choice,
+    Decision,
+    Forecast,
+    Lengths,
+    Memory,
+    Observation,
+    Reason,
+    State,
+    Step,
+)
 
 # Below this share of ready replicas that report, their sums say nothing.
 LEAST_REPORTING_FRACTION = 0.5
@@ -67,7 +80,8 @@ class Autoscaler:
             forecaster=forecaster,
             capacity_model=capacity_model,
             policies=(*chosen, Ballast()),
-            recent_seconds=max([*windows, 120]) + settings.interval_seconds,
+            recent_seconds=max([*windows, *(WINDOWS if steers and settings.adapt else ()), 120])
+            + settings.interval_seconds,
             steers=steers,
         )
 
@@ -93,9 +107,10 @@ class Autoscaler:
         self._check(memory, observation)
         learned, facts, work = self._learn(memory, observation)
         facts = self._steered(facts, work)
-        proposals = tuple(r for r in (self._recommend(p, facts) for p in self.policies) if r is not None)
+        policies = self._chosen(memory.beliefs.choice)
+        proposals = tuple(r for r in (self._recommend(p, facts) for p in policies) if r is not None)
         power = self._power(facts)
-        state, reasons = self._wanted(facts, proposals, power)
+        state, reasons = self._wanted(facts, proposals, power, memory.beliefs.choice)
         return Turn(
             autoscaler=self, learned=learned, facts=facts, work=work, proposals=proposals, state=state,
             reasons=reasons, power=power,
@@ -150,6 +165,22 @@ class Autoscaler:
             forecast=self.forecaster.refit(memory.history, memory.beliefs.forecast),
             capacity=self.capacity_model.refit(memory.beliefs.capacity, memory.recent),
             refits=memory.beliefs.refits + 1,
+            choice=self._replayed(memory),
+        )
+
+    def _replayed(self, memory: Memory) -> Choice | None:
+        """The choice with what came since replayed; as it was where nothing new can be told of."""
+        choice, tell = memory.beliefs.choice, getattr(self.forecaster, "recorded", None)
+        if tell is None:
+            return choice
+        recorded = tell(memory.history, None if choice is None else choice.at_seconds - max(WINDOWS))
+        if recorded is None:
+            return choice
+        start, cell, values = recorded
+        current = max(1, memory.state.desired or 1)
+        capacity = self.capacity_model.capacity(memory.beliefs.capacity, lengths_of(memory.state), current)
+        return replayed(
+            choice, self.settings, capacity, Recorded(start_seconds=start, cell_seconds=cell, values=values)
         )
 
     def adopt(self, memory: Memory, beliefs: Beliefs) -> Memory:
@@ -247,6 +278,18 @@ class Autoscaler:
         state = replace(facts.state, risk=risk, trust=trust)
         return replace(facts, state=state, headroom=math.exp(risk.log_headroom))
 
+    @property
+    def _adapts(self) -> bool:
+        return self.steers and self.settings.adapt
+
+    def _chosen(self, choice: Choice | None) -> tuple[Policy, ...]:
+        """The policies, with the reactive rule as it would have been the cheapest lately."""
+        if choice is None or not self._adapts:
+            return self.policies
+        chosen = choice.chosen
+        settings = WorkSettings(utilization_fraction=chosen.utilization_fraction, window_seconds=chosen.window_seconds)
+        return (Work(settings=settings), *self.policies[1:])
+
     @staticmethod
     def _recommend(policy: Policy, facts: Facts) -> Reason | None:
         answer = policy.recommend(facts)
@@ -262,12 +305,12 @@ class Autoscaler:
         return plan(facts.state.idle, powers, facts.observation.at_seconds)
 
     def _wanted(
-        self, facts: Facts, proposals: tuple[Reason, ...], power: PowerPlan | None
+        self, facts: Facts, proposals: tuple[Reason, ...], power: PowerPlan | None, choice: Choice | None
     ) -> tuple[State, tuple[Reason, ...]]:
         """(state, reasons): the largest proposal, and the limits on how fast, in replicas that carry."""
         s, at, current = self.settings, facts.observation.at_seconds, facts.current
         desired = facts.observation.replicas.desired
-        keep_seconds = keep_window(s, facts.capacity)
+        keep_seconds = choice.chosen.keep_seconds if choice and self._adapts else keep_window(s, facts.capacity)
         best = max(proposals, key=lambda r: r.after, default=None)
         if best is None:
             best = Reason(rule="hold", before=current, after=current)

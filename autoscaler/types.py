@@ -554,12 +554,53 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A way of deciding reactively: share of the feasible load planned for, window of the work, and how long is kept."""
+
+    utilization_fraction: float
+    window_seconds: int
+    keep_seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A variant on the work that came: its replicas and queue (replica-seconds) now, and what it has cost and broken.
+
+    `wanted`: (instant, replicas) that its keep window still remembers.  `replica_seconds` paid and `late` work in
+    replica-seconds fade over some days.  `ready` -1: not begun.
+    """
+
+    variant: Variant
+    ready: int = -1
+    starting_ready_at_seconds: tuple[float, ...] = ()
+    queued_seconds: float = 0.0
+    wanted: tuple[tuple[int, int], ...] = ()
+    replica_seconds: float = 0.0
+    late: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which variant decides, and what is known of all: the end of what was replayed, and faded work and seconds of it."""
+
+    at_seconds: int
+    chosen: Variant
+    arrived: float
+    seconds: float
+    replayed: tuple[Replayed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Beliefs:
-    """What the models believe, each in a value of its own: slowly replaced by `refit`, capacity also taught by each step."""
+    """What the models believe, each in a value of its own: slowly replaced by `refit`, capacity also taught by each step.
+
+    `choice`: the way of deciding that would have been the cheapest lately; None before anything was replayed.
+    """
 
     forecast: object
     capacity: object
     refits: int = 0
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,8 @@ from load_tests.life import Life
 from load_tests.peers import Peer
 from load_tests.plant_view import PlantView
 from load_tests.scrape import Scraper
+
+REFIT_SECONDS = 3600  # the server does so twice as often
 
 
 class Answer(NamedTuple):
@@ -98,10 +100,12 @@ class PoolContestant:
         self._fleet, self._index, self._life, self._origin = fleet, pool, life, origin_at_seconds
         if self._directory is not None:
             self._log = StepLog(self._directory, self.pool.autoscaler, self.pool.memory)
-        if self._history:
-            self.pool.backfill(self._history)
+        self._refit_at_seconds = -math.inf
+        for part in parts_of(self._history):
+            self.pool.backfill(part)
             if self._log is not None:
-                self._log.backfill(self._history, self.pool.memory)
+                self._log.backfill(part, self.pool.memory)
+            self._refit(part[-1].at_seconds)
 
     def decide(self, at_seconds: float, moment: Moment) -> Answer:
         """Observe and step."""
@@ -119,7 +123,17 @@ class PoolContestant:
         assert step is not None
         if self._log is not None:
             self._log.append(step, self.pool.memory)
+        self._refit(observation.at_seconds)
         return Answer(decision.replicas, decision.reasons, _band(step))
+
+    def _refit(self, at_seconds: int) -> None:
+        """Learn anew once an hour, as `autoscaler serve` does, though here no turn is made meanwhile."""
+        if at_seconds - self._refit_at_seconds < REFIT_SECONDS:
+            return
+        self._refit_at_seconds = at_seconds
+        self.pool.refit()
+        if self._log is not None:
+            self._log.refit(self.pool.memory.beliefs, self.pool.memory)
 
     def take_over(self, other: PoolContestant) -> None:
         """Scrape on from the counters that `other` saw last."""
@@ -129,6 +143,15 @@ class PoolContestant:
         """Close the log."""
         if self._log is not None:
             self._log.close()
+
+
+def parts_of(history: Sequence[Observation]) -> Iterator[Sequence[Observation]]:
+    """The history in the parts after which a pool that had lived through it would have learned anew."""
+    start = 0
+    for i in range(1, len(history) + 1):
+        if i == len(history) or history[i].at_seconds - history[start].at_seconds >= REFIT_SECONDS:
+            yield history[start:i]
+            start = i
 
 
 def _band(step: Step) -> tuple[int, int, float, float] | None:
