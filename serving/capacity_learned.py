@@ -58,8 +58,8 @@ KNOWN, GENERIC = (0.15, 5.0), (1.0, 0.5)
 # Of the KV cache: so much use in all before its size is told from it, and the steps of its logarithm that are told apart.
 LEAST_KV, KV_GRAIN, KV_HALF_LIFE_SECONDS = 1.0, 0.1, 3600.0
 # The twin: simulated replicas at most, the deviation of its factor, the largest one that is believed, and how unlike
-# lengths may be before nothing is left of it.
-TWIN_REPLICAS, TWIN_SIGMA, MOST_TWIN, TWIN_REACH = 8, 0.06, 0.4, 0.6
+# lengths may be before nothing is left of it, and before it is simulated again.
+TWIN_REPLICAS, TWIN_SIGMA, MOST_TWIN, TWIN_REACH, TWIN_STEP = 8, 0.06, 0.4, 0.6, 0.05
 GRAIN = 0.005  # of the logarithm of the factor: a pool's belief does not move with every request
 # Caution: so many standard deviations of what is not known, so that without data it is the prior's margin.
 DEVIATIONS = -math.log(MARGIN) / gains.SIGMA
@@ -68,10 +68,15 @@ GENERIC_SIGMA = math.sqrt((math.log(GENERIC_MARGIN) / DEVIATIONS) ** 2 - gains.S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Twin:
-    """What a refit found by simulation: logarithm of its rate over the closed forms', at rounded lengths `mix`."""
+    """What a refit found by simulation: logarithm of its rate over the closed forms', at rounded lengths `mix`.
+
+    `law` and `replicas` were simulated: others, or lengths that are clearly others, are reasons to simulate again.
+    """
 
     log: float
     mix: tuple[int, ...]
+    law: Solved
+    replicas: int
 
 
 PRIOR = Solved(z=(1.0, 1.0, 1.0, 1.0), floor=0)
@@ -197,12 +202,15 @@ class LearnedCapacity:
         base = self._base(beliefs, beliefs.point)
         at = min(range(len(SIZES)), key=lambda i: abs(math.log(SIZES[i] / replicas)))
         n, rate = base.rates[at]
+        if _same(beliefs.twin, beliefs, n):
+            return beliefs
         less, shorter, smaller = uncached(self.law(beliefs), self.engine(beliefs), beliefs.point)
         found = twin_rate(less, shorter, smaller, self.slo, n, self.routing, rate)
         if found is None or found <= 0.0 or rate <= 0.0:
             return beliefs
         log = min(MOST_TWIN, max(-MOST_TWIN, math.log(found / rate)))
-        return replace(beliefs, twin=Twin(log=significant(log), mix=beliefs.point))
+        twin = Twin(log=significant(log), mix=beliefs.point, law=beliefs.law, replicas=n)
+        return replace(beliefs, twin=twin)
 
     def adopt(self, beliefs: LearnedBeliefs, refitted: LearnedBeliefs) -> LearnedBeliefs:
         """What was learned since the refit began is kept; a measured factor still holds, so it moves against the twin's."""
@@ -320,6 +328,13 @@ def _apart(one: tuple[int, ...], other: tuple[int, ...]) -> float:
     means = sum(abs(a - b) for a, b in zip(one[:2], other[:2], strict=True)) * math.log(MIX_STEP)
     variations = sum(abs(a - b) for a, b in zip(one[2:4], other[2:4], strict=True)) * CV_STEP
     return means + CV_SHARE * variations + CACHED_STEP * abs(one[4] - other[4])
+
+
+def _same(twin: Twin | None, beliefs: LearnedBeliefs, replicas: int) -> bool:
+    """Whether a simulation would find what `twin` says."""
+    if twin is None or twin.law != beliefs.law or twin.replicas != replicas:
+        return False
+    return _apart(twin.mix, beliefs.point) < TWIN_STEP
 
 
 def _twin_log(beliefs: LearnedBeliefs) -> float:

@@ -46,9 +46,16 @@ def twin_rate(
     its root is found by false position (Illinois) around `guess`.  As in the closed forms, where prompts are hopeless on an
     idle replica, load may add a quarter of what the SLO allows.
     """
-    kernel = _kernel()
-    if kernel is None or guess <= 0.0:
+    if guess <= 0.0 or not available():
         return None
+    return _rate(law, mix, engine, slo, replicas, routing, guess, seed)
+
+
+@lru_cache(maxsize=256)
+def _rate(
+    law: Law, mix: Mix, engine: Engine, slo: Slo, replicas: int, routing: Routing, guess: float, seed: int
+) -> float:
+    kernel = _kernel()
     gaps, prompts, outputs = _requests(mix, REQUESTS, seed)
     terms = (law.a, law.b, law.c, law.d, law.e, law.floor)
     limits = (float(engine.kv_tokens), float(engine.seats), float(engine.budget_tokens), engine.ingress_seconds)

@@ -85,6 +85,9 @@ def test_a_refit_corrects_the_closed_forms_and_is_kept_while_lengths_stay():
     assert after.gain.variance < before.gain.variance
     assert model.caution(after, 2) > model.caution(before, 2)
     assert model.adopt(after, refitted) == after
+    assert model.refit(after, seen[-10:]) is after  # nothing has changed
+    longer = replace(after, point=(after.point[0] + 10, *after.point[1:]))
+    assert model.refit(longer, seen[-10:]).twin != after.twin
 
 
 def test_without_the_compiled_extra_closed_forms_speak(monkeypatch):
