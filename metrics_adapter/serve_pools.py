@@ -61,12 +61,13 @@ class Kept:
 
 @dataclass(slots=True, kw_only=True)
 class Served:
-    """One pool: its loop, its source and its log."""
+    """One pool: its loop, its source and its log.  `past_is_new`: a past was taken in that no refit has seen."""
 
     settings: PoolSettings
     loop: Loop
     source: PrometheusSource | ScrapeSource
     board: Board
+    past_is_new: bool = False
 
     @classmethod
     def open(
@@ -126,6 +127,7 @@ class Served:
             self._take_past(past[start : start + CHUNK])
             await asyncio.sleep(0)
         if past:
+            self.past_is_new = True
             logger.info(
                 "pool %s: took in %d observations of the past %.3g h", self.name, len(past), (until - since) / 3600
             )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("autoscaler.serve")
 
 TIMEOUT_SECONDS = 900.0
+LOOK_SECONDS = 1.0
 CHILD = "from metrics_adapter.serve_refit import child; child()"
 
 
@@ -81,9 +82,19 @@ async def refit(pool: Served) -> bool:
 
 
 async def refits(pools: Sequence[Served], every_seconds: float) -> None:
-    """Learn each pool anew every `every_seconds`, one at a time and evenly spread, for ever."""
+    """Learn each pool anew every `every_seconds`, one at a time and evenly spread, for ever.
+
+    A pool that has just taken in its past comes first: nobody has learned from that yet.
+    """
+    begun = time.monotonic()
+    due = {pool.name: begun + every_seconds * (i + 1) / len(pools) for i, pool in enumerate(pools)}
     while True:
-        for pool in pools:
-            await asyncio.sleep(every_seconds / len(pools))
-            if pool.loop.memory.state.at_seconds is not None:
-                await refit(pool)
+        await asyncio.sleep(min(LOOK_SECONDS, every_seconds / len(pools)))
+        now = time.monotonic()
+        waiting = [
+            p for p in pools if p.past_is_new or (due[p.name] <= now and p.loop.memory.state.at_seconds is not None)
+        ]
+        if waiting:
+            pool = min(waiting, key=lambda p: (not p.past_is_new, due[p.name]))
+            pool.past_is_new, due[pool.name] = False, now + every_seconds
+            await refit(pool)

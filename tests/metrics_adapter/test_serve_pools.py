@@ -18,7 +18,7 @@ from autoscaler.types import Observation, Replicas
 from metrics_adapter.board import Board, Stale
 from metrics_adapter.prometheus import PrometheusSource
 from metrics_adapter.serve_pools import Kept, Runner, Served, groups_of, resumed, runners_of, show_last
-from metrics_adapter.serve_refit import RefitFailed, refit, refitted
+from metrics_adapter.serve_refit import RefitFailed, refit, refits, refitted
 
 START = 1_767_225_600
 SOURCE = {"kind": "prometheus", "url": "http://127.0.0.1:9", "engine": "vllm"}
@@ -143,6 +143,7 @@ def test_the_past_is_taken_in_once_and_after_a_restart_only_what_is_missing(tmp_
         world = World(tmp_path)
         world.pool.source = source = Past(world.settings, past)
         assert await world.pool.backfill(1.0) == 60
+        assert world.pool.past_is_new
         assert source.asked == [(START - 3600, START)]
         assert await world.pool.backfill(0.0) == 0
         await world.turn()
@@ -247,3 +248,31 @@ def test_a_refit_that_fails_or_hangs_leaves_beliefs_as_they_are(
 
     asyncio.run(story())
     assert "its beliefs stay: its process ended with 1: out of luck" in caplog.text
+
+
+def test_pools_are_learned_anew_in_turn_and_a_new_past_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    learned: list[str] = []
+
+    async def learn(pool: Served) -> bool:
+        learned.append(pool.name)
+        if len(learned) == 7:
+            raise EOFError
+        return True
+
+    monkeypatch.setattr("metrics_adapter.serve_refit.refit", learn)
+
+    async def story() -> None:
+        worlds = [World(tmp_path, name) for name in ("a", "b", "c", "silent")]
+        for world in worlds[:3]:
+            await world.turn()
+        worlds[1].pool.past_is_new = True
+        with pytest.raises(EOFError):
+            await refits([w.pool for w in worlds], 0.04)
+        assert not worlds[1].pool.past_is_new
+        for world in worlds:
+            await world.pool.close()
+
+    asyncio.run(story())
+    assert learned[0] == "b"
+    assert set(learned) == {"a", "b", "c"}, "of one that never saw anything nothing can be learned"
+    assert sorted(learned[1:4]) == ["a", "b", "c"]
