@@ -83,7 +83,7 @@ class Loop:
 
     `problem`: why the last turn was skipped or saw nothing, "" if it did not; the log says it when it changes.
     `owns_target`: nobody else is meant to write the number.  One who does is reported and not fought; where others scale
-    by our decisions (an HPA), it is False.
+    by our decisions (an HPA), it is False.  `told`: the change that the log said last; an HPA may take turns to make it.
     """
 
     autoscaler: Autoscaler
@@ -96,6 +96,7 @@ class Loop:
     owns_target: bool = True
     writers: Writers = field(default_factory=Writers)
     problem: str = ""
+    told: tuple[int, int] | None = None
 
     async def tick(self) -> Step | None:
         """One turn; None when the target's counts could not be read, which skips the turn."""
@@ -191,8 +192,11 @@ class Loop:
     async def _act(self, step: Step) -> None:
         wanted, before = step.decision.replicas, step.observation.replicas.desired
         if wanted == before or step.decision.at_seconds < self.writers.yields_until_seconds:
+            self.told = None
             return
-        logger.info("%s", changed_line(step))
+        if self.told != (before, wanted):
+            logger.info("%s", changed_line(step))
+        self.told = before, wanted
         try:
             await self.target.scale(wanted)
             self.writers.wrote(wanted, before)

@@ -14,6 +14,7 @@ from autoscaler.log import StepLog, restore, verify
 from autoscaler.loop import Loop, SystemClock, Writers, tick_together
 from autoscaler.testing import FakeClock, FakeSource, FakeTarget, observation
 from autoscaler.types import Observation, Replicas
+from serving.targets import ReadOnly
 
 
 class World:
@@ -168,6 +169,18 @@ def test_one_line_for_each_changed_decision(caplog: pytest.LogCaptureFixture) ->
         world.turn(6)
     assert len(caplog.records) == len(world.target.scaled)
     assert "pool p: 1 -> " in caplog.records[0].getMessage()
+
+
+def test_a_change_that_others_take_their_time_to_make_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.loop.target, world.loop.owns_target = ReadOnly(world.target), False
+    world.rate = 32.0
+    with caplog.at_level(logging.INFO, logger="autoscaler"):
+        world.turn(12)
+    told = [record.getMessage().split(":")[1] for record in caplog.records]
+    assert told
+    assert len(set(told)) == len(told)
+    assert world.target.desired == 1
 
 
 def test_a_clock_that_goes_back_skips_turns() -> None:
