@@ -145,7 +145,7 @@ async def _client(port: int, keys: dict[str, str], seconds: float, server: subpr
     connections = [await asyncio.open_connection("localhost", port, ssl=context) for _ in range(CONNECTIONS)]
     chance = random.Random(1)
     quiet = [await _told(server)]
-    await asyncio.sleep(INTERVAL_SECONDS)
+    await asyncio.sleep(seconds / 2)
     quiet.append(await _told(server))
     await _open_loop(connections, RATE, 1.0, chance)  # reviews are cached from here on
     begun = await _told(server)
