@@ -37,14 +37,13 @@ def with_lengths(state: State, observation: Observation, recent: Sequence[Observ
         mean, count = prompt
         moments = _scaled(state.prompt_moments, mean / state.mean_prompt_tokens, count)
         state = replace(state, mean_prompt_tokens=mean, prompt_weight=count, prompt_moments=moments)
-    if not _steady(observation, recent):
-        return state
     output = _newest(
         _sums(_outputs, observation, recent, state.output_weight), state.mean_output_tokens, state.output_moments
     )
-    if output is not None and state.mean_output_tokens is not None and output[0] > state.mean_output_tokens:
+    known = state.mean_output_tokens
+    if output is not None and known is not None and output[0] > known and _steady(observation, recent):
         mean, count = output
-        moments = _scaled(state.output_moments, mean / state.mean_output_tokens, count)
+        moments = _scaled(state.output_moments, mean / known, count)
         state = replace(state, mean_output_tokens=mean, output_weight=count, output_moments=moments)
     return state
 
@@ -107,8 +106,10 @@ def _newest(
         return None
     cv = max(_variation(moments) or USUAL_CV, 0.2)
     best, found = NEW_LENGTHS_SIGMA, None
-    for tokens, requests in sums:
+    for i, (tokens, requests) in enumerate(sums):
         apart = tokens / requests / mean - 1.0
+        if i == 0 and requests >= LEAST_REQUESTS and abs(apart) < NEW_LENGTHS_FRACTION / 2.0:
+            return None  # the very last ones are as ever: nothing to look back for, which would take its time
         # Spread goes with the mean: the longer of the two tells how far chance reaches.
         sigma = abs(apart) * math.sqrt(requests) / (cv * max(1.0, 1.0 + apart))
         if requests >= LEAST_REQUESTS and abs(apart) > NEW_LENGTHS_FRACTION and sigma > best:
