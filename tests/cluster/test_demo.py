@@ -35,7 +35,8 @@ def test_a_flash_crowd_is_followed_and_forgotten():
     assert done.returncode == 0, done.stdout + done.stderr
     sizes = [int(n) for n in re.findall(r"^llama-8b .* (\d+) +\d+m?\d*s?$", done.stdout, re.M)]
     assert max(sizes) >= 3
-    assert re.search(r"^# 1 -> \d+ -> 1 replicas; \d+ requests, 0 failed", done.stdout, re.M)
+    [[last, failed]] = re.findall(r"^# 1 -> \d+ -> (\d+) replicas; \d+ requests, (\d+) failed", done.stdout, re.M)
+    assert (last, failed) == ("1", "0"), done.stdout
     assert "http://127.0.0.1:" in done.stdout
     assert left() == []
 
