@@ -291,7 +291,10 @@ class LearnedCapacity:
             return beliefs
         if drifted:
             beliefs = replace(beliefs, gain=gains.drifted(beliefs.gain))
-        return self._with_law(replace(beliefs, solved_at_seconds=now.at_seconds), mix)
+        beliefs = self._with_law(replace(beliefs, solved_at_seconds=now.at_seconds), mix)
+        if drifted and beliefs.twin is not None:  # what it says of the closed forms is about as true at another speed
+            beliefs = replace(beliefs, gain=gains.known(beliefs.gain, TWIN_SIGMA))
+        return beliefs
 
     def _with_law(self, beliefs: LearnedBeliefs, mix: Mix) -> LearnedBeliefs:
         found = steps.solved(beliefs.steps, self.shapes, *(GENERIC if self.generic else KNOWN))

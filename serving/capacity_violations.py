@@ -22,7 +22,7 @@ from serving.tails import late_shares
 SIGMA = 0.1  # of the factor's logarithm before anything was measured
 DRIFT_PER_HOUR = 0.02
 ENOUGH = 8.0  # late or expected requests, before the factor moves: in small counts chance looks like a sign
-CLUMP = 10.0  # late requests that come together
+CLUMP = 25.0  # late requests that come together
 BACKGROUND = 0.25  # of what the SLO allows: late requests that no steady load explains
 MOST_STEP = 0.05  # of the logarithm, at a time
 LEAST, MOST = math.log(0.5), math.log(1.6)
