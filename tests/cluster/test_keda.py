@@ -146,7 +146,7 @@ def test_the_first_request_at_the_door_wakes_through_the_whole_chain(
     account = plane.service_account(HOME, "autoscaler")
     port, plain = free_ports(2)
     with Door() as door:
-        section = pool_section(namespace.name, door, interval_seconds=30)
+        section = pool_section(namespace.name, door, signal="requests_per_second", interval_seconds=30)
         (tmp_path / "config.json").write_text(json.dumps({"version": 1, "pools": [section]}))
         command = [
             sys.executable, "-m", "autoscaler.main", "serve", "-c", tmp_path / "config.json", "--log", tmp_path / "steps",

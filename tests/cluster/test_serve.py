@@ -69,13 +69,16 @@ def test_the_hpa_follows_up_and_down_and_by_one_at_twenty(served: Serve, namespa
         assert namespace.sizes(before, until=replicas) == [replicas]
 
 
-def test_to_zero_and_from_zero_straight_to_the_number(served: Serve, namespace: Namespace, door: Door):
-    begin(namespace, door, 2)
-    for replicas in (0, 9, 0):
-        before = namespace.deployment("chat")
-        door.arrive(replicas)
-        assert namespace.sizes(before, until=replicas) == [replicas]
-        namespace.wait_ready("chat", replicas)
+def test_to_zero_and_from_zero_straight_to_the_number(
+    plane: ControlPlane, namespace: Namespace, door: Door, tmp_path: Path
+):
+    with Serve(plane, namespace, tmp_path, door, pool={"signal": "requests_per_second"}):
+        begin(namespace, door, 2)
+        for replicas in (0, 9, 0):
+            before = namespace.deployment("chat")
+            door.arrive(replicas)
+            assert namespace.sizes(before, until=replicas) == [replicas]
+            namespace.wait_ready("chat", replicas)
 
 
 def test_killed_it_is_held_and_begun_again_it_goes_on(

@@ -30,15 +30,15 @@ ROOT = Path(__file__).resolve().parents[3]
 HOME = "autoscaler-system"  # the manifests' namespace
 RIGHTS = ("Namespace", "ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
 MOST = 24  # replicas in a test
-ENGINE = vllm_page()
 COUNTERS = ("rejected", "failed", "finished", "hung_up", "prompt_tokens")
 
 
 class Door:
-    """A page that counts arriving requests as our middleware's does; and pages of idle engines, one for each replica.
+    """A page that counts arriving requests as our middleware's does; and pages of engines, one for each replica.
 
     It counts by whole seconds, so that a look at any moment of a second sees the same: the rate that is measured between
-    two looks is the one that was told, to the last digit.
+    two looks is the one that was told, to the last digit, unless one of them is late by more than a second.  As many
+    requests as arrive in a second are running, a number that no look can be late for.
     """
 
     def __init__(self, pool: str = "chat") -> None:
@@ -65,10 +65,15 @@ class Door:
         self._server.server_close()
 
     def arrive(self, requests_per_second: float) -> None:
-        """So many, from the next second on."""
+        """So many, from the next second on; and so many are running, at once."""
         at = math.floor(time.time()) + 1
         self._counted += self._rate * (at - self._since)
         self._since, self._rate = at, requests_per_second
+
+    @property
+    def running(self) -> float:
+        """Requests that engines hold."""
+        return self._rate
 
     def page(self) -> str:
         """What is scraped."""
@@ -84,7 +89,9 @@ class Door:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                data = (door.page() if self.path == "/metrics" else ENGINE).encode()
+                # The first engine has all of them: whoever adds up sees what was told.
+                running = door.running if self.path == "/0" else 0
+                data = (door.page() if self.path == "/metrics" else vllm_page(running=running)).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(data)))
@@ -120,8 +127,10 @@ def give_rights(api: Api, pools_in: str, overlay: str = "hpa") -> None:
                 api.apply({**found, "metadata": meta})
 
 
-def pool_section(namespace: str, door: Door, *, name: str = "chat", **more: Any) -> Object:
-    """A pool of one replica for each request a second at the door."""
+def pool_section(
+    namespace: str, door: Door, *, name: str = "chat", signal: str = "running_requests", **more: Any
+) -> Object:
+    """A pool of one replica for each request that runs, or, by `signal` requests_per_second, that arrives in a second."""
     return {
         "name": name,
         "interval_seconds": 1,
@@ -130,7 +139,7 @@ def pool_section(namespace: str, door: Door, *, name: str = "chat", **more: Any)
         "policies": [
             {
                 "kind": "target_tracking",
-                "signal": "requests_per_second",
+                "signal": signal,
                 "target": 1.0,
                 "window_seconds": 1,
                 "tolerance_fraction": 0,
