@@ -136,8 +136,8 @@ class PoolContestant:
             self._log.refit(self.pool.memory.beliefs, self.pool.memory)
 
     def take_over(self, other: PoolContestant) -> None:
-        """Scrape on from the counters that `other` saw last."""
-        self._scraper = other._scraper
+        """Scrape on from the counters that `other` saw last, and learn anew when it would have."""
+        self._scraper, self._refit_at_seconds = other._scraper, other._refit_at_seconds
 
     def end(self) -> None:
         """Close the log."""

@@ -18,7 +18,15 @@ from autoscaler.testing import FakeClock
 from autoscaler.types import Forecast, Observation, Replicas, Step
 from forecast.seasonal import Seasonal
 from load_tests.campaign import Prepared, contestants_of
-from load_tests.contestants import STALE_AFTER_SECONDS, Answer, Contestant, Moment, PeerContestant, PoolContestant
+from load_tests.contestants import (
+    REFIT_SECONDS,
+    STALE_AFTER_SECONDS,
+    Answer,
+    Contestant,
+    Moment,
+    PeerContestant,
+    PoolContestant,
+)
 from load_tests.drill_rules import Belief
 from load_tests.fleet import Fleet
 from load_tests.life import Life
@@ -139,6 +147,7 @@ class InLoop:
         self._clock = FakeClock()
         self._loop = Loop(self._pool.autoscaler, self._pool.memory, self, self, self._clock)
         self.last_step: Step | None = None
+        self._refit_at_seconds = -math.inf
 
     @property
     def conflicts(self) -> int:
@@ -154,6 +163,9 @@ class InLoop:
         self._moment, self._asked = moment, self._life.desired
         self._clock.at_seconds = self._origin + math.floor(at_seconds)
         self.last_step = asyncio.run(self._loop.tick())
+        if self._clock.at_seconds - self._refit_at_seconds >= REFIT_SECONDS:
+            self._refit_at_seconds = self._clock.at_seconds
+            self._loop.adopt(self._loop.autoscaler.refit(self._loop.memory))
         reasons = () if self.last_step is None else self.last_step.decision.reasons
         return Answer(self._asked, reasons)
 
