@@ -49,10 +49,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
 
 
-def _built(make: Callable[[], T]) -> T:
-    """What `make` gives; where a program can neither be found nor built, a skip with the reason, in CI a failure."""
+def _built(request: pytest.FixtureRequest, make: Callable[[], T]) -> T:
+    """What `make` gives; where a program can neither be found nor built, a skip with the reason, in CI a failure.
+
+    A build takes minutes: its lines are shown at once, and not captured.
+    """
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
     try:
-        return make()
+        with capture.global_and_fixture_disabled():
+            return make()
     except CannotBuild as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
@@ -60,9 +66,9 @@ def _built(make: Callable[[], T]) -> T:
 
 
 @pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """The control plane, with two nodes of eight GPUs and 256 pods each; its logs stay in the run's temporary folder."""
-    with _built(lambda: ControlPlane(tmp_path_factory.mktemp("plane"), users={"nobody": ()})) as made:
+    with _built(request, lambda: ControlPlane(tmp_path_factory.mktemp("plane"), users={"nobody": ()})) as made:
         made.add_nodes(2, gpus=64)
         yield made
 
@@ -106,8 +112,8 @@ def external_metrics(plane: ControlPlane) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _keda(plane: ControlPlane) -> Keda:
-    return _built(lambda: cluster_components.keda(plane))
+def _keda(request: pytest.FixtureRequest, plane: ControlPlane) -> Keda:
+    return _built(request, lambda: cluster_components.keda(plane))
 
 
 @pytest.fixture
@@ -119,9 +125,9 @@ def keda(plane: ControlPlane, _keda: Keda) -> Iterator[Keda]:
 
 
 @pytest.fixture(scope="session")
-def kserve(plane: ControlPlane) -> Program:
+def kserve(request: pytest.FixtureRequest, plane: ControlPlane) -> Program:
     """KServe's controller; its log is `kserve.log`."""
-    return _built(lambda: cluster_components.kserve(plane))
+    return _built(request, lambda: cluster_components.kserve(plane))
 
 
 @pytest.hookimpl(wrapper=True)
