@@ -54,19 +54,20 @@ def _averaged(state: State, observation: Observation) -> State:
         return state
     window = observation.window_seconds
     decay = 0.5 ** (window / LENGTHS_HALF_LIFE_SECONDS)
-    state = replace(
+    prompts, outputs = _prompts(observation), _outputs(observation)
+    prompt = state.mean_prompt_tokens, state.prompt_weight
+    output = state.mean_output_tokens, state.output_weight
+    if prompts is not None:
+        prompt = _decayed(prompt[0], prompt[1] * decay, *prompts)
+    if outputs is not None:
+        output = _decayed(output[0], output[1] * decay, *outputs)
+    return replace(
         state,
+        mean_prompt_tokens=prompt[0], prompt_weight=prompt[1],
+        mean_output_tokens=output[0], output_weight=output[1],
         prompt_moments=_with_histogram(state.prompt_moments, demand.prompt_lengths, window, decay),
         output_moments=_with_histogram(state.output_moments, demand.output_lengths, window, decay),
-    )
-    prompts, outputs = _prompts(observation), _outputs(observation)
-    if prompts is not None:
-        mean, weight = _decayed(state.mean_prompt_tokens, state.prompt_weight * decay, *prompts)
-        state = replace(state, mean_prompt_tokens=mean, prompt_weight=weight)
-    if outputs is not None:
-        mean, weight = _decayed(state.mean_output_tokens, state.output_weight * decay, *outputs)
-        state = replace(state, mean_output_tokens=mean, output_weight=weight)
-    return state
+    )  # fmt: skip
 
 
 def _prompts(observation: Observation) -> tuple[float, float] | None:

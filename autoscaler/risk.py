@@ -107,9 +107,10 @@ def _counted(tail: Tail | None, histogram: Histogram | None, limit: float, windo
     if tail is None or (tail.lower_seconds, tail.upper_seconds) != (lower, upper):
         return Tail(lower_seconds=lower, upper_seconds=upper, above_lower=above_lower, above_upper=above_upper)
     forget = math.exp(-window / DAY_SECONDS)
-    return replace(
-        tail, above_lower=forget * tail.above_lower + above_lower, above_upper=forget * tail.above_upper + above_upper
-    )
+    return Tail(
+        lower_seconds=lower, upper_seconds=upper, above_lower=forget * tail.above_lower + above_lower,
+        above_upper=forget * tail.above_upper + above_upper,
+    )  # fmt: skip
 
 
 def _beyond(tail: Tail | None, histogram: Histogram | None, limit: float) -> float:
