@@ -107,8 +107,10 @@ def _split(members: Sequence[Member], free: float) -> list[int]:
         asleep = members[i].observation.replicas.desired == 0 and not granted[i]
         return not asleep, granted[i] - part[i], i
 
-    for i in sorted(range(len(members)), key=first):
-        if granted[i] < growth[i] and sizes[i] <= left + 1e-9:
-            granted[i] += 1
-            left -= sizes[i]
+    order = sorted(range(len(members)), key=first)
+    while (i := next((i for i in order if granted[i] < growth[i] and sizes[i] <= left + 1e-9), None)) is not None:
+        granted[i] += 1
+        left -= sizes[i]
+        order.remove(i)
+        order.append(i)
     return granted

@@ -29,7 +29,7 @@ from autoscaler.record import FORMAT_VERSION, choice_text, decode, encode, encod
 from autoscaler.schema import build
 from autoscaler.settings import PoolSettings
 from autoscaler.step import Autoscaler
-from autoscaler.types import Beliefs, Choice, Memory, Observation, State, Step
+from autoscaler.types import Beliefs, Choice, Memory, Observation, Reason, State, Step
 
 
 def fingerprint() -> dict[str, str]:
@@ -169,7 +169,9 @@ def advance(autoscaler_: Autoscaler, memory: Memory, line: Line) -> tuple[Step |
     """Memory after a recorded line; the Step as it is decided now, if the line is one."""
     if line.kind == "step":
         observation = decode(Observation, line.data.get("observation"))
-        return autoscaler_.step(memory, observation)
+        reasons = line.data.get("decision", {}).get("reasons", ())
+        shared = [decode(Reason, r) for r in reasons if r.get("rule") in ("ratio", "spare")]
+        return autoscaler_.step(memory, observation, shared)
     if line.kind == "backfill":
         observations = [decode(Observation, o) for o in line.data.get("observations", ())]
         return None, autoscaler_.backfill(memory, observations)

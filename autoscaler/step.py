@@ -98,9 +98,19 @@ class Autoscaler:
             memory = self._learn(memory, observation)[0]
         return memory
 
-    def step(self, memory: Memory, observation: Observation) -> tuple[Step, Memory]:
-        """Decide.  The instant of the last Step again gives the last Step; an earlier one is an error."""
-        return step_group((self,), (memory,), (observation,))[0]
+    def step(self, memory: Memory, observation: Observation, shared: Sequence[Reason] = ()) -> tuple[Step, Memory]:
+        """Decide.  The instant of the last Step again gives the last Step; an earlier one is an error.
+
+        `shared`: reasons of a recorded Step of which `ratio` and `spare` say what came of the other pools of its group.
+        """
+        ratios = [r for r in shared if r.rule == "ratio"]
+        granted = [v for r in shared if r.rule == "spare" for n, v in r.inputs if n == "spare_replicas"]
+        if not ratios and not granted:
+            return step_group((self,), (memory,), (observation,))[0]
+        turn = self.begin(memory, observation)
+        for reason in ratios:
+            turn = turn.then(replace(reason, before=turn.wanted))
+        return self.end(self.sized(turn), int(granted[0]) if granted else observation.spare_replicas)
 
     def begin(self, memory: Memory, observation: Observation) -> Turn:
         """The step as far as this pool is alone: what it would have in replicas that carry."""
@@ -268,11 +278,15 @@ class Autoscaler:
             return facts
         carried = seen.replicas.ready * capacity.feasible(max(1, seen.replicas.ready))
         load = work / carried if work is not None and carried > 0.0 else None
-        risk = steered(facts.state.risk, s.risk, s.slo, seen, load=load, unknown=bool(facts.unknown))
+        minute = facts.work(60)
+        risk = steered(
+            facts.state.risk, s.risk, s.slo, seen, load=load, unknown=bool(facts.unknown), work=minute,
+            lead_seconds=capacity.startup(0.9),
+        )  # fmt: skip
         trust = facts.state.trust
         if s.strategy != "reactive":
             trust = witnessed(
-                trust, seen.at_seconds, facts.forecast, Ahead().settings.quantile, work=facts.work(60),
+                trust, seen.at_seconds, facts.forecast, Ahead().settings.quantile, work=minute,
                 least=0.5 * capacity.feasible(1),
             )  # fmt: skip
         state = replace(facts.state, risk=risk, trust=trust)

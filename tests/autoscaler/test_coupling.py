@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from plain_pools import plain_autoscaler
 from autoscaler import Pool, step_group
 from autoscaler.coupling import Member, ratio, spares
 from autoscaler.errors import ConfigError
+from autoscaler.log import StepLog, verify
 from autoscaler.schema import build
 from autoscaler.settings import PoolSettings
 from autoscaler.testing import FixedCapacity, NoForecast, observation
@@ -211,3 +213,31 @@ def test_mistakes_are_named() -> None:
         build(PoolSettings, {"name": "p", "limits": {"ratio": {"replicas_per_replica": 1}}})
     with pytest.raises(ConfigError, match=r"limits.quota.gpus: 0.0 must be > 0"):
         build(PoolSettings, {"name": "p", "limits": {"quota": {"name": "h100", "gpus": 0}}})
+
+
+def test_the_log_of_a_coupled_pool_replays_alone(tmp_path: Path) -> None:
+    limits = {"max_replicas": 50, "quota": {"name": "q", "gpus": 6}}
+    sections: dict[str, dict[str, Any]] = {
+        "prefill": {"limits": {**limits, "ratio": {"to": "decode", "replicas_per_replica": 0.5}}},
+        "decode": {"limits": limits},
+    }
+    pools = [Pool(plain_autoscaler(**{**section, "name": name})) for name, section in sections.items()]
+    logs = [StepLog(tmp_path / p.settings.name, p.autoscaler, p.memory) for p in pools]
+    rules: set[str] = set()
+    numbers = [1, 1]
+    for i, rate in enumerate((9.0, 30.0, 60.0, 95.0, 95.0, 40.0, 20.0)):
+        looks = [
+            observation(p.settings.name, 10 + 10 * i, replicas=n, requests_per_second=r)
+            for p, n, r in zip(pools, numbers, (9.0, rate), strict=True)
+        ]
+        made = Pool.step_together(pools, looks)
+        numbers = [d.replicas for d in made]
+        rules |= {r.rule for d in made for r in d.reasons}
+        for pool, log in zip(pools, logs, strict=True):
+            assert pool.last_step is not None
+            log.append(pool.last_step, pool.memory)
+    for log in logs:
+        log.close()
+    assert {"ratio", "spare"} <= rules
+    for pool in pools:
+        assert verify(pool.autoscaler, tmp_path / pool.settings.name) == 7
