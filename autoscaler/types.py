@@ -459,7 +459,8 @@ class Risk:
 
     `served` requests in `seconds`, both decayed over a day; `first`, `pace`: first tokens and paces around their limits;
     `busy`: the largest share of the feasible load lately; `bound`: what set the last number instead of the work (``most``,
-    ``least``, or empty).
+    ``least``, or empty).  `past`: (instant, Erlangs) of the last start-up time; `surge_at_seconds`: when there was last much
+    more work than a start-up time before.
     """
 
     log_headroom: float = 0.0
@@ -469,6 +470,8 @@ class Risk:
     pace: Tail | None = None
     busy: float = 0.0
     bound: str = ""
+    past: tuple[tuple[int, float], ...] = ()
+    surge_at_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -126,6 +127,44 @@ def test_other_buckets_begin_the_tail_anew() -> None:
     risk = turn(turn(Risk(), at((1.0, 4.0))), at((1.5, 3.0)))
     assert risk.first == Tail(lower_seconds=1.5, upper_seconds=3.0, above_lower=100.0, above_upper=50.0)
     assert turn(risk, at((1.0, 1.5))).first is None  # the limit is beyond the last bound
+
+
+def test_a_surge_that_no_order_could_have_met_moves_nothing_up() -> None:
+    """Work that doubles within a start-up time of 120 s: until replicas ordered for it are there, and its queue has gone."""
+    risk = Risk()
+
+    def at(second: int, work: float, late: float) -> Risk:
+        return steered(
+            risk, SETTINGS, SLO, seen(second, late=late), load=1.2, unknown=False, work=work, lead_seconds=120.0
+        )
+
+    for second in range(0, 600, 10):
+        risk = at(second, 5.0, 1.0)
+    calm = risk.log_headroom
+    assert calm == pytest.approx(0.0, abs=1e-9)
+    for second in range(600, 1000, 10):
+        risk = at(second, 10.0, 60.0)
+        assert held(risk, seen(second), 1.0, unknown=False) == "surge"
+    assert risk.log_headroom == calm
+    assert risk.surge_at_seconds is not None
+    assert 700 <= risk.surge_at_seconds <= 760
+    for second in range(1000, 1200, 10):
+        risk = at(second, 10.0, 60.0)
+    assert risk.log_headroom > calm  # by now they could have been there
+    assert len(risk.past) <= 8
+
+
+@pytest.mark.parametrize(
+    "work", [lambda second: 5.0 + second / 300.0, lambda second: 0.2 + 0.3 * (second // 60 % 3 == 0)]
+)
+def test_a_slow_rise_and_a_few_requests_are_no_surge(work: Callable[[int], float]) -> None:
+    risk = Risk()
+    for second in range(0, 3600, 10):
+        risk = steered(
+            risk, SETTINGS, SLO, seen(second, late=5.0), load=1.2, unknown=False, work=work(second), lead_seconds=120.0
+        )
+    assert risk.surge_at_seconds is None
+    assert risk.log_headroom > 0.0
 
 
 CONFIG = {"name": "chat", "slo": {"ttft_seconds": 2.0, "itl_seconds": 0.08}}
