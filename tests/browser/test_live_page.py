@@ -33,7 +33,7 @@ def server() -> Iterator[PageServer]:
     made.stop()
 
 
-def until(page: Any, expression: str, seconds: float = 15.0) -> None:
+def until(page: Any, expression: str, seconds: float = 30.0) -> None:
     """Wait for it from outside: the page's own policy forbids to evaluate text inside."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(expression):
@@ -195,11 +195,11 @@ def test_it_lives_through_a_restart_of_the_adapter(browser, server):
     made = Page(browser, server)
     rows = made.page.evaluate("window.fleetPage.rows()")
     server.stop()
-    made.page.locator("#link.lost").wait_for(timeout=10_000)
+    made.page.locator("#link.lost").wait_for(timeout=30_000)
     assert "connection lost since" in made.page.locator("#link").inner_text()
     server.start()
     server.turn(2)
-    made.page.locator("#link.live").wait_for(timeout=15_000)
+    made.page.locator("#link.live").wait_for(timeout=30_000)
     assert "the adapter was restarted" in made.page.locator("#link").inner_text()
     made.until(f"window.fleetPage.rows() === {rows + 2}")
     assert [c for c in made.complaints if "ERR_CONNECTION_REFUSED" not in c and "ERR_INCOMPLETE" not in c] == []
@@ -234,10 +234,10 @@ def test_it_lives_through_a_kill_of_the_real_adapter(browser, tmp_path):
         until(page, "window.fleetPage.rows() > 2")
         running.kill()
         running.wait()
-        page.locator("#link.lost").wait_for(timeout=10_000)
+        page.locator("#link.lost").wait_for(timeout=30_000)
         before = page.evaluate("window.fleetPage.rows()")
         running = adapter()
-        page.locator("#link.live").wait_for(timeout=15_000)
+        page.locator("#link.live").wait_for(timeout=30_000)
         until(page, f"window.fleetPage.rows() > {before + 1}")
         assert "the adapter was restarted" in page.locator("#link").inner_text()
         page.close()
@@ -251,9 +251,10 @@ def test_a_connection_that_says_nothing_is_lost(browser):
     silent.start()
     silent.turn()
     made = Page(browser, silent)
-    made.page.evaluate("window.fleetPage.app.heard -= 60000")
-    made.page.locator("#link.lost").wait_for(timeout=5_000)
-    made.page.locator("#link.live").wait_for(timeout=10_000)
+    made.page.evaluate("""() => { const link = document.getElementById('link'); window.states = [];
+        new MutationObserver(() => window.states.push(link.className)).observe(link, { attributes: true });
+        window.fleetPage.app.heard -= 60000; }""")
+    made.until("window.states.includes('lost') && window.states.lastIndexOf('live') > window.states.indexOf('lost')")
     assert made.complaints == []
     made.page.close()
     silent.stop()
