@@ -17,7 +17,7 @@ import numpy as np
 
 from autoscaler.embed import Pool
 from autoscaler.testing import FixedCapacity
-from autoscaler.types import Demand, Load, Observation, Replicas, RequestClass
+from autoscaler.types import Demand, Latency, Load, Observation, Replicas, RequestClass
 from load_tests import draws
 from load_tests.bench import BenchRow
 from load_tests.kernel_state import Floats
@@ -127,6 +127,7 @@ class _World:
         self.queue, self.waiting = 0.0, 0.0
         self.cohorts: deque[tuple[int, float]] = deque()
         self.paid = self.late = self.arrived = self.late_deferrable = self.deferrable = 0.0
+        self.newest = (0.0, 0.0)  # interactive work that arrived in the last bin, and of it late
 
     def turn(self, now: int, interactive: float, deferrable: float) -> None:
         """One bin: what arrived in it is served as far as its replicas go."""
@@ -139,8 +140,8 @@ class _World:
         served = min(held, room)
         self.queue = held - served
         self.arrived += interactive
-        if self.queue > SLACK_SECONDS * self.ready:
-            self.late += min(interactive, self.queue - SLACK_SECONDS * self.ready)
+        late = min(interactive, max(0.0, self.queue - SLACK_SECONDS * self.ready))
+        self.late, self.newest = self.late + late, (interactive, late)
         self.deferrable += deferrable
         self.cohorts.append((now, deferrable))
         self._fill(now, room - served)
@@ -175,6 +176,7 @@ class _World:
         return Observation(
             pool="p", at_seconds=at, window_seconds=BIN_SECONDS, replicas=counts, demand=plain.demand,
             load=Load(running_requests=0.0, waiting_requests=self.queue, replicas_reporting=self.ready),
+            latency=Latency(served_requests=self.newest[0], violated_requests=(self.newest[1], self.newest[1])),
             classes=(one,) if classes else (),
         )  # fmt: skip
 

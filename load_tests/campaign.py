@@ -19,6 +19,7 @@ from autoscaler.types import Demand, Observation, Replicas
 from autoscaler.units import duration, replicas_for
 from load_tests.births import StartupModel
 from load_tests.contestants import Contestant, PeerContestant, PoolContestant
+from load_tests.coupled import CoupledContestant
 from load_tests.fleet import PoolModel
 from load_tests.histories import History
 from load_tests.need import Need
@@ -194,16 +195,20 @@ def contestants_of(prepared: Prepared, policy: Policy, log: Path | None = None) 
         settings = replace(policy_settings(scenario, policy, pool.name), limits=limits)
         if "limits" in policy.config:
             settings = policy_settings(scenario, policy, pool.name)
+        kind = PoolContestant if len(setup.pools) == 1 else CoupledContestant
         made.append(
-            PoolContestant(
+            kind(
                 policy.name,
-                Pool(autoscaler_for(settings)),
+                Pool(autoscaler_for(replace(settings, role=pool.role))),
                 scenario.slo,
                 pool.replica.kv_capacity_tokens,
                 history=prepared.history() if i == 0 else (),
                 log=None if log is None else log / _slug(scenario.name) / f"seed{setup.seed}" / policy.name / pool.name,
             )
         )
+    joined = [one for one in made if isinstance(one, CoupledContestant)]
+    for one in joined:
+        one.joined = joined
     return made
 
 

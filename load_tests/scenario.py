@@ -76,7 +76,10 @@ Policy = PoolPolicy | PeerSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillDecode:
-    """Two pools: the scenario's replicas do prefill, others decode; KV goes over a link.  Policies act on each alone."""
+    """Two pools: the scenario's replicas do prefill, others decode; KV goes over a link.
+
+    Our pools decide in one call and may share a ratio (`limits.ratio`) or a quota; other policies act on each alone.
+    """
 
     decode_replica: Replica = setting(factory=Replica, doc="A replica of the decode pool.")
     decode_limits: Limits = setting(factory=Limits, doc="Bounds of the decode pool.")

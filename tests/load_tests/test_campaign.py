@@ -67,11 +67,16 @@ def test_a_rate_trace_is_looked_back_on() -> None:
     assert metrics(run).requests > 0
 
 
-def test_prefill_and_decode_scale_each_for_itself_and_their_logs_replay(tmp_path: Path) -> None:
-    split = scenario(prefill_decode={"transfer_gb_per_second": 10, "decode_limits": {"max_replicas": 12}})
+def test_prefill_and_decode_scale_together_and_their_logs_replay(tmp_path: Path) -> None:
+    split = scenario(
+        prefill_decode={"transfer_gb_per_second": 10, "decode_limits": {"max_replicas": 12}},
+        limits={"max_replicas": 12, "ratio": {"to": "decode", "replicas_per_replica": 1}},
+    )
     prepared = prepare(split, 0)
     run = play(prepared, split.policies[0], log=tmp_path)
-    assert {event.note for event in run.events} == {"prefill", "decode"}
+    asked = {pool: [(e.at_seconds, e.after) for e in run.events if e.note == pool] for pool in ("prefill", "decode")}
+    assert asked["prefill"] == asked["decode"] != []
+    assert "ratio" in {r.rule for e in run.events for r in e.reasons}
     assert np.isnan(run.timeline.need).all()
     found = metrics(run)
     assert found.busy_fraction is None
