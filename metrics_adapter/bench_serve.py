@@ -2,8 +2,9 @@
 
 The server is a process pinned to one core: TLS, the front proxy's certificate, reviews from the cache, the value out of the
 last Step, and meanwhile every pool is observed, decided on and logged each ten seconds.  The client is another process on
-another core.  Questions come open loop, at instants drawn beforehand: one that waits for its turn has waited.  The baseline
-is a bare aiohttp handler with the same TLS that says the same constant, and nothing else in its process.
+another core.  What else runs on these cores is in every time: the share that it took is a row of its own.  Questions come
+open loop, at instants drawn beforehand: one that waits for its turn has waited.  The baseline is a bare aiohttp handler with
+the same TLS that says the same constant, and nothing else in its process.
 """
 
 from __future__ import annotations
@@ -69,6 +70,14 @@ def rows(quick: bool) -> list[dict[str, Any]]:
             "name": f"processor time of a question at {RATE:g} requests/s, the loop's with it",
             "value": 1e6 * ours.busy_seconds, "unit": "us", "baseline": named, "baseline_value": 1e6 * bare.busy_seconds,
         },
+        {
+            "name": "questions/s that a whole core carries, by that", "value": 1.0 / ours.busy_seconds, "unit": "1/s",
+            "op": ">=", "goal": RATE, "baseline": named, "baseline_value": 1.0 / bare.busy_seconds,
+        },
+        {
+            "name": "share of time that the server waited for its core, which others had", "value": ours.waited_share,
+            "unit": "", "baseline": named, "baseline_value": bare.waited_share,
+        },
         {"name": "answers that were no value", "value": float(ours.wrong), "unit": "", "goal": 0.0},
         {
             "name": f"turns of the loop meanwhile, of the {POOLS / INTERVAL_SECONDS:g} due a second",
@@ -87,6 +96,7 @@ class Measured:
     p99_seconds: float
     longest_seconds: float
     busy_seconds: float
+    waited_share: float
     wrong: int
     turns_per_second: float
     idle_share: float
@@ -138,11 +148,24 @@ def _pin(core: int) -> None:
 
 # The client
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 async def _client(port: int, keys: dict[str, str], seconds: float, server: subprocess.Popen[str]) -> Measured:
     context = ssl.create_default_context(cadata=keys["ca"])
     context.load_cert_chain(keys["client_cert"], keys["client_key"])
-    connections = [await asyncio.open_connection("localhost", port, ssl=context) for _ in range(CONNECTIONS)]
+    connections: list[Connection] = []
+    try:
+        for _ in range(CONNECTIONS):
+            connections.append(await asyncio.open_connection("localhost", port, ssl=context))
+        return await _ask_all(connections, seconds, server)
+    finally:
+        for _, writer in connections:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in connections), return_exceptions=True)
+
+
+async def _ask_all(connections: list[Connection], seconds: float, server: subprocess.Popen[str]) -> Measured:
     chance = random.Random(1)
     quiet = [await _told(server)]
     await asyncio.sleep(seconds / 2)
@@ -152,8 +175,6 @@ async def _client(port: int, keys: dict[str, str], seconds: float, server: subpr
     delays, wrong = await _open_loop(connections, RATE, seconds, chance)
     ended = await _told(server)
     most, more_wrong = await _closed_loop(connections, seconds / 2, chance)
-    for _, writer in connections:
-        writer.close()
     delays.sort()
     return Measured(
         most_per_second=most,
@@ -161,6 +182,7 @@ async def _client(port: int, keys: dict[str, str], seconds: float, server: subpr
         p99_seconds=delays[int(0.99 * len(delays))],
         longest_seconds=delays[-1],
         busy_seconds=(ended["busy"] - begun["busy"]) / len(delays),
+        waited_share=(ended["waited"] - begun["waited"]) / (ended["at"] - begun["at"]),
         wrong=wrong + more_wrong,
         turns_per_second=(ended["turns"] - begun["turns"]) / (ended["at"] - begun["at"]),
         idle_share=(quiet[1]["busy"] - quiet[0]["busy"]) / (quiet[1]["at"] - quiet[0]["at"]),
@@ -175,9 +197,6 @@ async def _told(server: subprocess.Popen[str]) -> dict[str, float]:
     server.stdin.flush()
     line = await asyncio.to_thread(server.stdout.readline)
     return {k: float(v) for k, v in json.loads(line).items()}
-
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _open_loop(
@@ -269,8 +288,16 @@ async def _serve(asked: dict[str, Any]) -> None:
     await web.TCPSite(runner, "localhost", 0, ssl_context=certificates.context).start()
     print(runner.addresses[0][1], flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
-        told = {"at": time.perf_counter(), "turns": turns[0], "busy": time.process_time()}
+        told = {"at": time.perf_counter(), "turns": turns[0], "busy": time.process_time(), "waited": _waited_seconds()}
         print(json.dumps(told), flush=True)
+
+
+def _waited_seconds() -> float:
+    """Time that this thread could have run and others did; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _bare() -> Any:
