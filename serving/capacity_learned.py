@@ -217,8 +217,8 @@ class LearnedCapacity:
         if refitted.twin is None or refitted.twin == beliefs.twin:
             return beliefs
         new = replace(beliefs, twin=refitted.twin)
-        gain = gains.known(gains.moved(beliefs.gain, _twin_log(new) - _twin_log(beliefs)), TWIN_SIGMA)
-        return replace(new, gain=gain)
+        gain = gains.moved(beliefs.gain, _twin_log(new) - _twin_log(beliefs), _sigma(beliefs))
+        return replace(new, gain=gains.known(gain, TWIN_SIGMA))
 
     def _means(self, lengths: Lengths) -> tuple[float, float]:
         s = self.settings
@@ -297,7 +297,8 @@ class LearnedCapacity:
         return beliefs
 
     def _with_law(self, beliefs: LearnedBeliefs, mix: Mix) -> LearnedBeliefs:
-        found = steps.solved(beliefs.steps, self.shapes, *(GENERIC if self.generic else KNOWN))
+        held = GENERIC if self.generic else KNOWN
+        found = steps.solved(beliefs.steps, self.shapes, *held, used=beliefs.fit.floor)
         if found is None:
             return beliefs
         beliefs = replace(beliefs, fit=found)
@@ -306,7 +307,7 @@ class LearnedCapacity:
         change = math.log(after / before)
         if abs(change) < NEW_LAW:
             return beliefs
-        return replace(new, gain=gains.moved(beliefs.gain, max(-1.0, min(1.0, change))))
+        return replace(new, gain=gains.moved(beliefs.gain, max(-1.0, min(1.0, change)), _sigma(beliefs)))
 
     def _with_latency(
         self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...], work: float | None, doubtful: bool
@@ -331,6 +332,11 @@ def _apart(one: tuple[int, ...], other: tuple[int, ...]) -> float:
     means = sum(abs(a - b) for a, b in zip(one[:2], other[:2], strict=True)) * math.log(MIX_STEP)
     variations = sum(abs(a - b) for a, b in zip(one[2:4], other[2:4], strict=True)) * CV_STEP
     return means + CV_SHARE * variations + CACHED_STEP * abs(one[4] - other[4])
+
+
+def _sigma(beliefs: LearnedBeliefs) -> float:
+    """Deviation of the factor before anything was measured."""
+    return gains.SIGMA if beliefs.twin is None else TWIN_SIGMA
 
 
 def _same(twin: Twin | None, beliefs: LearnedBeliefs, replicas: int) -> bool:

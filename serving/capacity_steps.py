@@ -307,11 +307,11 @@ class Solved:
     floor: int
 
 
-def solved(beliefs: StepBeliefs, shapes: Shapes, spread: float, rows: float) -> Solved | None:
+def solved(beliefs: StepBeliefs, shapes: Shapes, spread: float, rows: float, used: int = 0) -> Solved | None:
     """What the sums tell, held to one of `shapes` within `spread` and to its scale as by `rows` windows.
 
-    None without a window.  The shape that explains the windows best is taken; where none is known to have a floor, one
-    without only if clearly.
+    None without a window.  The shape that explains the windows best is taken; another than the one `used`, or where none is
+    known to have a floor one without, only if clearly.
     """
     if not beliefs.gram or beliefs.weight <= 0.0:
         return None
@@ -329,7 +329,8 @@ def solved(beliefs: StepBeliefs, shapes: Shapes, spread: float, rows: float) -> 
         left = beliefs.square + math.fsum(
             z[i] * (math.fsum(gram[i][j] * z[j] for j in range(4)) - 2.0 * right[i]) for i in range(4)
         )
-        left *= FLOOR_GAIN if shape.floor == shapes[0].floor == 0.0 else 1.0
+        known = shapes[0].floor > 0.0
+        left *= FLOOR_GAIN if (at != used if known else shape.floor == 0.0) else 1.0
         if left < least:
             best, least = Solved(z=z, floor=at), left
     return best

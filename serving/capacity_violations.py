@@ -176,9 +176,12 @@ def _taught(gain: Gain) -> Gain:
     return replace(gain, log=log, variance=variance, waiting=(0.0, 0.0, 0.0, 0.0))
 
 
-def moved(gain: Gain, log_ratio: float) -> Gain:
-    """`gain` after the closed forms moved by a factor: what was measured still holds, less surely."""
-    gain, known = unsettled(gain, 0.5 * log_ratio), 1.0 - gain.variance / (SIGMA * SIGMA)
+def moved(gain: Gain, log_ratio: float, sigma: float = SIGMA) -> Gain:
+    """`gain` after the closed forms moved by a factor: what was measured still holds, less surely.
+
+    `sigma`: its deviation where nothing was measured.
+    """
+    gain, known = unsettled(gain, 0.5 * log_ratio), max(0.0, 1.0 - gain.variance / (sigma * sigma))
     return replace(gain, log=min(MOST, max(LEAST, gain.log - known * log_ratio)), waiting=(0.0, 0.0, 0.0, 0.0))
 
 
