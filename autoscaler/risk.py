@@ -22,7 +22,6 @@ GAIN_SECONDS = 30.0  # the time for which `gain` is given
 FIRST_GAIN = 4.0  # times `gain` at first, falling as a day's memory fills: found in 1 day instead of 4, and calm after
 BUSY_FRACTION = 0.7  # of the feasible load: violations of a pool that has not been so busy lately have another cause
 BUSY_SECONDS = 600.0  # how long it counts as lately: long answers are counted when they end
-SURGE = 1.5  # times the work of a start-up time ago: beyond, violations are not avoidable at a price that lasts all day
 SURGE_LEAST = 0.5  # Erlangs more: in a small pool a few requests double the work
 SURGE_SECONDS = 300.0  # how long the queue of a surge may take to go
 
@@ -39,7 +38,7 @@ def steered(
     declared signal is missing.
     """
     window, latency = now.window_seconds, now.latency
-    risk = _surged(risk, now.at_seconds, work, lead_seconds)
+    risk = _surged(risk, settings.surge_factor, now.at_seconds, work, lead_seconds)
     busy = risk.busy * math.exp(-window / BUSY_SECONDS)
     busy = busy if load is None else max(busy, load)
     if latency is None or not latency.served_requests or settings.gain == 0.0:
@@ -80,14 +79,14 @@ def held(risk: Risk, now: Observation, excess: float, *, unknown: bool) -> str |
     return "least" if risk.bound == "least" else None
 
 
-def _surged(risk: Risk, at_seconds: int, work: float | None, lead_seconds: float) -> Risk:
+def _surged(risk: Risk, factor: float, at_seconds: int, work: float | None, lead_seconds: float) -> Risk:
     """`risk` that knows whether `work` is more than what was there when what is ready now was ordered let anybody expect."""
     if work is None:
         return risk
     past = risk.past
     while len(past) > 1 and past[1][0] <= at_seconds - lead_seconds:
         past = past[1:]
-    surge = bool(past) and past[0][0] <= at_seconds - lead_seconds and work > SURGE * past[0][1] + SURGE_LEAST
+    surge = bool(past) and past[0][0] <= at_seconds - lead_seconds and work > factor * past[0][1] + SURGE_LEAST
     if not past or at_seconds - past[-1][0] >= max(30.0, lead_seconds / 6.0):
         past = (*past, (at_seconds, work))
     return replace(risk, past=past, surge_at_seconds=at_seconds if surge else risk.surge_at_seconds)

@@ -345,6 +345,12 @@ class RiskSettings:
         high=0.1,
     )
     min_headroom: float = setting(0.6, "Least factor: below, capacity itself is believed wrongly.", above=0, high=1)
+    surge_factor: float = setting(
+        1.5,
+        "Nothing is learned upwards from more than so many times the work of a start-up time ago; 1000 pays for any surge.",
+        low=1,
+        high=1000,
+    )
     max_headroom: float = setting(3.0, "Largest factor: beyond, violations have another cause.", low=1, high=10)
 
 
