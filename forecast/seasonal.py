@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from autoscaler.errors import ForecastError
@@ -17,14 +17,21 @@ from autoscaler.settings import EventSettings
 from autoscaler.types import Forecast
 from autoscaler.units import significant
 from forecast import tenants as senders
-from forecast.cells import Cells
 from forecast.events import Events
-from forecast.experts import EXPERTS, LEAST_WORK, Levels, present
+from forecast.experts import EXPERTS, LEAST_WORK, present
 from forecast.history import DAY, MINUTE, History
-from forecast.moments import Steps
-from forecast.periods import Found, periods_of
+from forecast.learned import (
+    Learned,
+    Part,
+    SeasonalBeliefs,
+    SeasonalHistory,
+    closed,
+    day_mean,
+    distance,
+    levelled,
+)
+from forecast.periods import periods_of
 from forecast.profile import Profile
-from forecast.shifts import Shift
 from forecast.trackers import LEVELS
 from forecast.tracks import Moment, Pending, Track, guessed, matured, shift_of
 
@@ -32,58 +39,9 @@ LEAST_HISTORY_SECONDS = 600.0  # measured, before the first forecast
 STALE_SECONDS = 3_600  # without a sample for so long there is no present to forecast from
 MOST_PENDING = 240  # forecasts per window that wait for their outcome; longer windows are issued less often
 FIRST_ISSUES, FIRST_ISSUE_SECONDS = 200, 20  # the first ones come fast, to earn trust in an hour or so
-ISSUE_SECONDS = (
-    60  # between scored forecasts later: outcomes are means over a minute, so that closer ones say little new
-)
+ISSUE_SECONDS = 60  # between scored forecasts later: outcomes are means over a minute, closer ones say little new
 CAP = 1.5  # of the largest work in memory, once that is a day long
-_TIME_CONSTANTS = (60.0, 300.0, 900.0, 3600.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
-    """The past and what was learned from it.  `mean`: of about a day, in Erlangs.  `periods`: found by the last refit."""
-
-    past: History
-    levels: Levels = Levels()
-    mean: float = 0.0
-    largest: float = 0.0
-    steps: Steps = Steps()
-    shift: Shift = Shift()
-    periods: tuple[int, ...] = ()
-    profile: Profile = Profile()
-    tracks: tuple[Track, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A tenant that is followed, or the rest of them, with a history of its own."""
-
-    name: str
-    history: Learned
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeasonalHistory(Learned):
-    """What a pool's work was; `shares`, `parts`: of its tenants, where the work was told by tenant."""
-
-    shares: senders.Shares = ()
-    parts: tuple[Part, ...] = ()
-
-
 H = TypeVar("H", bound=Learned)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeasonalBeliefs:
-    """What `refit` found: periods of the work, the plainest one first; and until when it looked."""
-
-    found: tuple[Found, ...] = ()
-    at_seconds: int | None = None
-
-    @property
-    def periods(self) -> tuple[int, ...]:
-        """Their lengths in seconds."""
-        return tuple(f.period_seconds for f in self.found)
 
 
 class Seasonal:
@@ -147,17 +105,17 @@ class Seasonal:
         if fresh:
             scored = [matured(track, past, shift) for track in tracks]
             tracks, shift = tuple(track for track, _ in scored), scored[0][1]  # the first window judges the regime
-        mean = _day_mean(history.mean, known, past)
-        fives = _closed(before.five_mean, past.five_mean, before.at_seconds is not None)
+        mean = day_mean(history.mean, known, past)
+        fives = closed(before.five_mean, past.five_mean, before.at_seconds is not None)
         profile = history.profile if past.phase_seconds == before.phase_seconds else Profile()
         return replace(
             history,
             past=past,
-            levels=_levelled(history.levels, fresh, past.cell_seconds),
+            levels=levelled(history.levels, fresh, past.cell_seconds),
             mean=mean,
             largest=max([history.largest, *known]),
             steps=history.steps.after(
-                past.minute, min(_closed(before.minute, past.minute, before.at_seconds is not None), 2 * DAY // MINUTE)
+                past.minute, min(closed(before.minute, past.minute, before.at_seconds is not None), 2 * DAY // MINUTE)
             ),
             shift=shift,
             profile=profile.after(past, fives, shift_of(mean), self.events.factor),
@@ -180,7 +138,7 @@ class Seasonal:
         moment: Moment | None = None
         rows, top = [], 0
         for number, (start, end) in enumerate(windows):
-            track = min(history.tracks, key=lambda t: _distance(t, start, end))
+            track = min(history.tracks, key=lambda t: distance(t, start, end))
             pending = track.pending[-1] if track.pending else None
             asked = (at_seconds, at_seconds + start, at_seconds + end)
             if pending is None or (pending.at_seconds, pending.from_seconds, pending.until_seconds) != asked:
@@ -191,7 +149,7 @@ class Seasonal:
                 return None
             rows.append(self._row(history, pending, at_seconds, end))
             top = pending.top if number == 0 else top
-        first = min(history.tracks, key=lambda t: _distance(t, *windows[0]))
+        first = min(history.tracks, key=lambda t: distance(t, *windows[0]))
         return Forecast(
             at_seconds=at_seconds,
             levels=LEVELS,
@@ -242,7 +200,7 @@ class Seasonal:
         ) == len(self.windows):
             return tracks
         return tuple(
-            replace(min(tracks, key=lambda t: _distance(t, start, end)), start_seconds=start, end_seconds=end)
+            replace(min(tracks, key=lambda t: distance(t, start, end)), start_seconds=start, end_seconds=end)
             for start, end in self.windows
         )
 
@@ -331,41 +289,3 @@ class Seasonal:
             ahead = self.events.largest(pending.from_seconds, pending.until_seconds)
             cap = CAP * max(history.largest, LEAST_WORK) * max(1.0, ahead)
         return tuple([significant(min(max(math.exp(min(x, 50.0)) - pending.shift, 0.0), cap)) for x in logs])
-
-
-def _distance(track: Track, start: int, end: int) -> tuple[int, int]:
-    """How unlike a track's window is: first by length, then by start."""
-    return abs((track.end_seconds - track.start_seconds) - (end - start)), abs(track.start_seconds - start)
-
-
-def _closed(before: Cells, after: Cells, begun: bool) -> int:
-    """Cells that closed between two histories, of which the first had `begun`."""
-    return after.stop - (before.stop if begun and before.stop > after.first else after.first)
-
-
-def _day_mean(mean: float, known: Sequence[float], past: History) -> float:
-    """Mean of all that was measured in the first day, and of about the last day later."""
-    cells = past.known_seconds / past.cell_seconds - len(known)
-    for x in known:
-        cells = max(cells, 0.0) + 1.0
-        mean += max(1.0 / cells, past.cell_seconds / DAY) * (x - mean)
-    return mean
-
-
-def _levelled(levels: Levels, values: Sequence[float | None], cell_seconds: int) -> Levels:
-    """Levels after these cells; masked ones leave them alone, the first known one sets them."""
-    one, five, fifteen, hour = levels.minute, levels.five, levels.fifteen, levels.hour
-    a, b, c, d = (1.0 - math.exp(-cell_seconds / tau) for tau in _TIME_CONSTANTS)
-    for x in values:
-        if x is None:
-            continue
-        if one is None or five is None or fifteen is None or hour is None:
-            one = five = fifteen = hour = x
-            continue
-        one, five, fifteen, hour = (
-            one + a * (x - one),
-            five + b * (x - five),
-            fifteen + c * (x - fifteen),
-            hour + d * (x - hour),
-        )
-    return Levels(minute=one, five=five, fifteen=fifteen, hour=hour)

@@ -7,7 +7,8 @@ import random
 from collections.abc import Iterable
 from time import perf_counter, process_time
 
-from forecast.seasonal import Seasonal, SeasonalBeliefs, SeasonalHistory
+from forecast.learned import SeasonalBeliefs, SeasonalHistory
+from forecast.seasonal import Seasonal
 from load_tests.bench import BenchRow
 
 MINUTES = 14 * 1440

@@ -10,8 +10,9 @@ import pytest
 from autoscaler.record import decode, encode
 from autoscaler.settings import EventSettings
 from forecast.history import DAY, FIVE, History
+from forecast.learned import SeasonalHistory
 from forecast.profile import LEAST_DAYS, SLOTS, Profile
-from forecast.seasonal import Seasonal, SeasonalHistory
+from forecast.seasonal import Seasonal
 
 T0 = 1_700_000_000 // DAY * DAY
 SHIFT = 5.0

@@ -16,9 +16,10 @@ from autoscaler.settings import EventSettings
 from autoscaler.testing import observation
 from forecast.events import Events
 from forecast.history import DAY, History
+from forecast.learned import SeasonalBeliefs
 from forecast.moments import CALM, IDLE, RISING, Steps
 from forecast.periods import periods_of
-from forecast.seasonal import Seasonal, SeasonalBeliefs
+from forecast.seasonal import Seasonal
 from forecast.shifts import HOLD_SECONDS, Shift
 
 T0 = 1_700_000_000 // 86_400 * 86_400

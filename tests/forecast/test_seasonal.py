@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from autoscaler.errors import ForecastError
 from autoscaler.record import decode, encode
 from forecast.experts import EXPERTS
-from forecast.seasonal import Seasonal, SeasonalHistory
+from forecast.learned import SeasonalHistory
+from forecast.seasonal import Seasonal
 from forecast.trackers import LEVELS, PRIOR_WEIGHT, Tracker, weights
 from forecast.tracks import SHIFT
 

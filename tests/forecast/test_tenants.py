@@ -13,7 +13,8 @@ from autoscaler.record import decode, encode
 from autoscaler.testing import observation
 from autoscaler.types import TenantDemand
 from forecast.experts import EXPERTS
-from forecast.seasonal import Seasonal, SeasonalHistory
+from forecast.learned import SeasonalHistory
+from forecast.seasonal import Seasonal
 from forecast.tenants import MOST, REST, followed, split, told
 
 T0 = 1_760_400_000 // 86_400 * 86_400
