@@ -32,8 +32,10 @@ def spot_replicas(needed: int, spot: SpotSettings) -> int:
     return replicas_for(root * root)
 
 
-def place(groups: Sequence[Group], wanted: int, most: int, spot: SpotSettings) -> tuple[Placed, Reason | None]:
-    """(replicas by group, why the number changed) for `wanted` replicas that serve, `most` in all.
+def place(
+    groups: Sequence[Group], wanted: int, most: int, spot: SpotSettings, least: int = 0
+) -> tuple[Placed, Reason | None]:
+    """(replicas by group, why the number changed) for `wanted` replicas that serve, `least` to `most` in all.
 
     A group is left only as fast as the replicas that take over become ready elsewhere; at `most` nothing moves.
     """
@@ -45,14 +47,13 @@ def place(groups: Sequence[Group], wanted: int, most: int, spot: SpotSettings) -
     firm = sum(counts[g.name] for g in groups if not g.spot)
     bought = sum(counts.values()) - firm
     counts = _held_over(groups, counts, most)
-    after = sum(counts.values())
+    after = max(wanted, least, sum(counts.values()))  # what finds no room is asked for all the same: room may come
     placed = tuple(Count(name=g.name, replicas=counts[g.name]) for g in groups)
     inputs = (
         ("on_demand", float(firm)),
         ("spot", float(bought)),
         ("margin", float(max(0, bought - on_spot))),
-        ("moving", float(after - firm - bought)),
-        ("unplaced", float(max(0, wanted - firm - on_spot))),
+        ("moving", float(max(0, sum(counts.values()) - firm - bought))),
         ("interruption_fraction", spot.interruption_fraction),
     )
     return placed, None if after == wanted else Reason(rule="groups", before=wanted, after=after, inputs=inputs)
@@ -130,8 +131,9 @@ def _held_over(groups: Sequence[Group], counts: dict[str, int], most: int) -> di
         held[group.name] += kept
         coming -= kept
     over = sum(held.values()) - most
-    for group in reversed(_by_price(groups)):
-        less = max(0, min(over, held[group.name] - group.replicas.ready))
-        held[group.name] -= less
-        over -= less
+    for spared in (True, False):  # what is not ready yet first
+        for group in reversed(_by_price(groups)):
+            less = max(0, min(over, held[group.name] - (group.replicas.ready if spared else 0)))
+            held[group.name] -= less
+            over -= less
     return held

@@ -140,7 +140,8 @@ class Autoscaler:
         margin = 0
         if observation.groups:
             most = bound.bounds_at(s.limits, at)[1]
-            groups, why = place(observation.groups, turn.wanted, most, s.limits.spot)
+            held = min(desired, most) if facts.unknown else 0  # a margin that falls away is not known to be in vain
+            groups, why = place(observation.groups, turn.wanted, most, s.limits.spot, held)
             margin = 0 if why is None or s.strategy == "observer" else max(0, why.after - why.before)
             turn = turn.then(why)
         turn = turn.then(bound.observer(s.strategy, desired, turn.wanted)[1])

@@ -73,15 +73,13 @@ def _deferrable(i: Inputs) -> str:
 
 
 def _groups(i: Inputs) -> str:
-    margin, moving, left = float(i["margin"]), float(i["moving"]), float(i["unplaced"])
+    margin, moving = float(i["margin"]), float(i["moving"])
     parts = [f"{number(i['on_demand'])} on demand and {number(i['spot'])} on spot"]
     if margin:
         lost = f"{float(i['interruption_fraction']):.0%}"
         parts.append(f"{number(margin)} of them for what may be taken away ({lost} within a start-up time)")
     if moving:
         parts.append(f"{number(moving)} kept until others have taken over")
-    if left:
-        parts.append(f"no group has room for {number(left)} more")
     return ", ".join(parts)
 
 
@@ -207,6 +205,9 @@ def _placed(step: Step) -> list[str]:
         known = [c for c in costs if c is not None]
         cost = f", at {number(sum(known))} an hour" if known and len(known) == len(costs) else ""
         told.append(f"They go to {where}{cost}")
+        left = decision.replicas - sum(g.replicas for g in decision.groups)
+        if left > 0:
+            told.append(f"No group has room for {number(left)} more")
     for tier in decision.tiers:
         early = ", ahead of an expected return" if decision.preload else ""
         told.append(f"Powered down to {tier.name}: {replicas(tier.replicas)}{early}")

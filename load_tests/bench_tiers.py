@@ -27,7 +27,7 @@ SLEEP = {"name": "sleep_l1", "cost_fraction": 0.05, "wake_seconds": 4.0}
 LOCAL = {"name": "weights_local", "cost_fraction": 0.01, "wake_seconds": 40.0}
 # Requests per second at the busiest: so many that a few minutes pass between two of them.
 SPARSE = {"rate_nasa1995_july": 0.02, "rate_servegen_msmall_c5": 0.02}
-MOST_TOLD = 1500  # idle times of a series
+MOST_TOLD = 300  # idle times of a series
 NIGHTS = ("rate_servegen_mmid_c44", "rate_servegen_msmall_c13")
 
 
