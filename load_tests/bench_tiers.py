@@ -27,7 +27,7 @@ SLEEP = {"name": "sleep_l1", "cost_fraction": 0.05, "wake_seconds": 4.0}
 LOCAL = {"name": "weights_local", "cost_fraction": 0.01, "wake_seconds": 40.0}
 # Requests per second at the busiest: so many that a few minutes pass between two of them.
 SPARSE = {"rate_nasa1995_july": 0.02, "rate_servegen_msmall_c5": 0.02}
-MOST_TOLD = 300  # idle times of a series
+MOST_TOLD = 300  # idle times of a sparse series
 NIGHTS = ("rate_servegen_mmid_c44", "rate_servegen_msmall_c13")
 
 
@@ -99,7 +99,8 @@ def gaps_of(name: str) -> list[float]:
     begins = np.repeat(trace.t_seconds, counts)
     arrivals = np.sort(begins + trace.interval_seconds * draws.uniforms(draws.key(2, "tiers", name), len(begins)))
     gaps = np.diff(arrivals)
-    return [float(g) for g in gaps if g > 2 * TICK_SECONDS][:MOST_TOLD]
+    told = [float(g) for g in gaps if g > 2 * TICK_SECONDS]
+    return told[:MOST_TOLD] if name in SPARSE else told
 
 
 def stand_by(gaps: Sequence[float], rule: Rule) -> Standby:
