@@ -24,6 +24,7 @@ BUSY_FRACTION = 0.7  # of the feasible load: violations of a pool that has not b
 BUSY_SECONDS = 600.0  # how long it counts as lately: long answers are counted when they end
 SURGE_LEAST = 0.5  # Erlangs more: in a small pool a few requests double the work
 SURGE_SECONDS = 300.0  # how long the queue of a surge may take to go
+SURGE_STARTS = 2.5  # but no more than so many start-up times
 
 
 def steered(
@@ -55,7 +56,7 @@ def steered(
         return risk
     per_window = risk.served / risk.seconds * window
     excess = (violated - (1.0 - slo.attainment_fraction) * served) / per_window
-    if held(risk, now, excess, unknown=unknown):
+    if held(risk, now, excess, unknown=unknown, lead_seconds=lead_seconds):
         return risk
     gain = settings.gain * (FIRST_GAIN - (FIRST_GAIN - 1.0) * min(1.0, risk.seconds / DAY_SECONDS))
     moved = risk.log_headroom + gain * window / GAIN_SECONDS * excess
@@ -63,7 +64,9 @@ def steered(
     return replace(risk, log_headroom=min(high, max(low, moved)))
 
 
-def held(risk: Risk, now: Observation, excess: float, *, unknown: bool) -> str | None:
+def held(
+    risk: Risk, now: Observation, excess: float, *, unknown: bool, lead_seconds: float = SURGE_SECONDS
+) -> str | None:
     """Why violations (`excess` of those allowed, > 0 if too many) say nothing of headroom now; None if they do."""
     if unknown:
         return "unknown"
@@ -72,7 +75,8 @@ def held(risk: Risk, now: Observation, excess: float, *, unknown: bool) -> str |
     if excess > 0.0:
         if risk.bound == "most":
             return "most"
-        if risk.surge_at_seconds is not None and now.at_seconds - risk.surge_at_seconds <= SURGE_SECONDS:
+        queue_seconds = min(SURGE_SECONDS, SURGE_STARTS * lead_seconds)
+        if risk.surge_at_seconds is not None and now.at_seconds - risk.surge_at_seconds <= queue_seconds:
             return "surge"
         return "idle" if risk.busy < BUSY_FRACTION else None
     # Fewer violations than allowed say nothing where headroom did not set the number.
@@ -87,7 +91,7 @@ def _surged(risk: Risk, factor: float, at_seconds: int, work: float | None, lead
     while len(past) > 1 and past[1][0] <= at_seconds - lead_seconds:
         past = past[1:]
     surge = bool(past) and past[0][0] <= at_seconds - lead_seconds and work > factor * past[0][1] + SURGE_LEAST
-    if not past or at_seconds - past[-1][0] >= max(30.0, lead_seconds / 6.0):
+    if not past or at_seconds - past[-1][0] >= max(10.0, lead_seconds / 6.0):
         past = (*past, (at_seconds, work))
     return replace(risk, past=past, surge_at_seconds=at_seconds if surge else risk.surge_at_seconds)
 

@@ -154,6 +154,14 @@ def test_a_surge_that_no_order_could_have_met_moves_nothing_up() -> None:
     assert len(risk.past) <= 8
 
 
+def test_where_starts_are_short_the_queue_of_a_surge_is_soon_gone() -> None:
+    risk = Risk(busy=1.0, surge_at_seconds=1000)
+    assert held(risk, seen(1025), 1.0, unknown=False, lead_seconds=10.0) == "surge"
+    assert held(risk, seen(1026), 1.0, unknown=False, lead_seconds=10.0) is None
+    assert held(risk, seen(1300), 1.0, unknown=False, lead_seconds=600.0) == "surge"
+    assert held(risk, seen(1301), 1.0, unknown=False, lead_seconds=600.0) is None
+
+
 @pytest.mark.parametrize(
     "work", [lambda second: 5.0 + second / 300.0, lambda second: 0.2 + 0.3 * (second // 60 % 3 == 0)]
 )
