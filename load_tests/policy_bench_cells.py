@@ -48,7 +48,8 @@ _DECIDES = ("policy_bench_cells.py",)
 _OURS = (
     "forecast/", "serving/capacity", "serving/step_fit", "serving/closed_forms", "serving/pooling", "serving/tails",
     "autoscaler/policy", "autoscaler/limits", "autoscaler/step", "autoscaler/loop", "autoscaler/record", "autoscaler/log",
-    "autoscaler/views", "autoscaler/testing", "autoscaler/risk", "autoscaler/trust", "autoscaler/portfolio", "autoscaler/facts", "autoscaler/ports", "autoscaler/cron", "autoscaler/embed",
+    "autoscaler/views", "autoscaler/testing", "autoscaler/facts", "autoscaler/ports", "autoscaler/cron", "autoscaler/embed",
+    "autoscaler/risk", "autoscaler/trust", "autoscaler/portfolio",
 )  # fmt: skip
 
 # Nobody looks at a timeline: a row a day is enough.  Policies decide at their own intervals.
