@@ -37,6 +37,7 @@ test-browser: $(VENV)/.dev
 
 # Kubernetes, KEDA and KServe, built from source into a cache the first time: 15 minutes on two cores.
 test-cluster: $(VENV)/.dev
+	-$(BIN)/python scripts/cluster-parts
 	$(BIN)/python -m pytest -n $(JOBS) -m cluster --dist worksteal tests/cluster
 
 # A real vLLM in a cached environment of its own: 5.5 GB and three minutes the first time.
