@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from autoscaler.types import Observation, Reason, Replicas, State
 
+SHORT_FRACTION = 0.9  # of the replicas asked for: fewer are missed by the requests
+
 
 def underway(replicas: Replicas) -> int:
     """Starts in flight, also where the platform only tells how many replicas were asked for."""
@@ -35,6 +37,11 @@ def healthy(state: State, now: Observation) -> int:
     """The number asked for less the replacements in it that are still needed, and any margin: what carries, or will."""
     margin = state.margin if now.groups else 0  # without news of the groups nobody can put it back on
     return max(0, now.replicas.desired - min(state.replaced, sum(sick(state, now))) - margin)
+
+
+def short(state: State, now: Observation, asked: int) -> bool:
+    """Whether starts are overdue and so many of the `asked` replicas are not there that requests are late for it."""
+    return sick(state, now)[1] > 0 and now.replicas.ready < SHORT_FRACTION * asked
 
 
 def replace_sick(state: State, now: Observation, wanted: int, floor: int, least: int = 0) -> tuple[int, Reason | None]:

@@ -29,16 +29,19 @@ SURGE_STARTS = 2.5  # but no more than so many start-up times
 
 def steered(
     risk: Risk, settings: RiskSettings, slo: Slo, now: Observation, *, load: float | None, unknown: bool,
-    work: float | None = None, lead_seconds: float = 0.0,
+    work: float | None = None, lead_seconds: float = 0.0, short: bool = False,
 ) -> Risk:  # fmt: skip
     """`risk` after one more Observation.
 
-    `work`: Erlangs of the last minute, `lead_seconds`: how long a start takes, to tell what no order could have avoided.
+    `work`: Erlangs of the last minute, `lead_seconds`: how long a start takes, `short`: replicas that were ordered are
+    overdue; all to tell what no order could have avoided.
 
     `load`: Erlangs that arrived over what the ready replicas carry within the SLO; None where not known.  `unknown`: a
     declared signal is missing.
     """
     window, latency = now.window_seconds, now.latency
+    if short or risk.bound == "most":  # what queued up meanwhile is late for a while after, like what came in a surge
+        risk = replace(risk, surge_at_seconds=now.at_seconds)
     risk = _surged(risk, settings.surge_factor, now.at_seconds, work, lead_seconds)
     busy = risk.busy * math.exp(-window / BUSY_SECONDS)
     busy = busy if load is None else max(busy, load)

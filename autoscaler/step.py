@@ -16,7 +16,7 @@ from autoscaler.coupling import Member, ratio, spares
 from autoscaler.deferrable import Ballast, with_classes
 from autoscaler.errors import ConfigError, ForecastError
 from autoscaler.facts import Facts, tenants_in, work_in
-from autoscaler.health import healthy, overdue_at, replaced
+from autoscaler.health import healthy, overdue_at, replaced, short
 from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.placement import Placed, place
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
@@ -282,7 +282,7 @@ class Autoscaler:
         minute = facts.work(60)
         risk = steered(
             facts.state.risk, s.risk, s.slo, seen, load=load, unknown=bool(facts.unknown), work=minute,
-            lead_seconds=capacity.startup(0.9),
+            lead_seconds=capacity.startup(0.9), short=short(facts.state, seen, facts.current),
         )  # fmt: skip
         trust = facts.state.trust
         if s.strategy != "reactive":

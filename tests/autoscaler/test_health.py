@@ -12,6 +12,7 @@ from plain_pools import plain_pool
 
 from autoscaler.embed import Pool
 from autoscaler.facts import work_in
+from autoscaler.health import short
 from autoscaler.testing import FixedCapacity, NoForecast, observation
 from autoscaler.types import Decision, Lengths, Observation, Replicas, State
 from autoscaler.views import reason_text
@@ -146,3 +147,9 @@ def test_sick_replicas_survive_a_restart() -> None:
     twin.restore(pool.snapshot())
     blind = seen(20, 5, 3, sick=1, demand=None, load=None)
     assert twin.step(blind) == pool.step(blind)
+
+
+@pytest.mark.parametrize(("at", "ready", "missed"), [(100, 3, False), (101, 3, True), (101, 9, False)])
+def test_overdue_starts_are_missed_where_many_are_not_there(at: int, ready: int, missed: bool) -> None:
+    assert short(State(overdue_at_seconds=100), seen(at, desired=10, ready=ready), 10) is missed
+    assert not short(State(), seen(at, desired=10, ready=ready), 10)

@@ -206,3 +206,16 @@ def test_policies_by_hand_observers_and_back_fill_are_not_steered() -> None:
     filled.backfill([seen(10 * i, late=50.0) for i in range(1, 100)])
     for pool in (by_hand, observer, filled):
         assert pool.memory.state.risk == Risk()
+
+
+def test_what_is_late_because_ordered_replicas_do_not_come_is_not_learned_from() -> None:
+    def late(risk: Risk, at: int, *, short: bool) -> Risk:
+        return steered(
+            risk, SETTINGS, SLO, seen(at, late=50.0), load=1.0, unknown=False, work=1.0, lead_seconds=60.0, short=short
+        )
+
+    short = late(Risk(), 0, short=True)
+    assert short.log_headroom == 0.0
+    assert late(short, 100, short=False).log_headroom == 0.0  # the queue of that time
+    assert late(short, 160, short=False).log_headroom > 0.0  # 2.5 start-up times later
+    assert late(Risk(), 0, short=False).log_headroom > 0.0
