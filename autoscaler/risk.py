@@ -18,6 +18,7 @@ from autoscaler.settings import RiskSettings, Slo
 from autoscaler.types import Histogram, Latency, Observation, Risk, Tail
 
 DAY_SECONDS = 86_400.0
+LEAST_SERVED = 1e-6  # requests; parts of one come from rates
 GAIN_SECONDS = 30.0  # the time for which `gain` is given
 FIRST_GAIN = 4.0  # times `gain` at first, falling as a day's memory fills: found in 1 day instead of 4, and calm after
 BUSY_FRACTION = 0.7  # of the feasible load: violations of a pool that has not been so busy lately have another cause
@@ -45,11 +46,11 @@ def steered(
     risk = _surged(risk, settings.surge_factor, now.at_seconds, work, lead_seconds)
     busy = risk.busy * math.exp(-window / BUSY_SECONDS)
     busy = busy if load is None else max(busy, load)
-    if latency is None or not latency.served_requests or settings.gain == 0.0:
+    if latency is None or (latency.served_requests or 0.0) < LEAST_SERVED or settings.gain == 0.0:
         return replace(risk, busy=busy)
     first = _counted(risk.first, latency.ttft, slo.ttft_seconds, window)
     pace = _counted(risk.pace, latency.itl, slo.itl_seconds, window)
-    served, forget = latency.served_requests, math.exp(-window / DAY_SECONDS)
+    served, forget = latency.served_requests or 0.0, math.exp(-window / DAY_SECONDS)
     risk = replace(
         risk, busy=busy, first=first, pace=pace, served=forget * risk.served + served,
         seconds=forget * risk.seconds + window,
@@ -58,7 +59,7 @@ def steered(
     if violated is None:
         return risk
     per_window = risk.served / risk.seconds * window
-    excess = (violated - (1.0 - slo.attainment_fraction) * served) / per_window
+    excess = (min(violated, served) - (1.0 - slo.attainment_fraction) * served) / per_window
     if held(risk, now, excess, unknown=unknown, lead_seconds=lead_seconds):
         return risk
     gain = settings.gain * (FIRST_GAIN - (FIRST_GAIN - 1.0) * min(1.0, risk.seconds / DAY_SECONDS))

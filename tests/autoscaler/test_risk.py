@@ -63,7 +63,7 @@ def test_it_is_clipped_both_ways() -> None:
 
 def test_a_turn_without_answers_or_without_latency_moves_nothing() -> None:
     before = Risk(log_headroom=0.1, served=10.0, seconds=10.0)
-    for now in (seen(served=0.0), seen(latency=None), seen(latency=Latency(served_requests=5.0))):
+    for now in (seen(served=0.0), seen(served=5e-324), seen(latency=None), seen(latency=Latency(served_requests=5.0))):
         assert turn(before, now).log_headroom == 0.1
 
 
