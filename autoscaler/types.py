@@ -28,6 +28,9 @@ def _finite(owner: str, low: float = 0.0, high: float = math.inf, **fields: floa
         raise ConfigError(f"{owner}.{name}", f"{value!r} must be {bound}, or None if it was not measured")
 
 
+LEAST_SAMPLES = 1e-9  # parts of a sample come from rates; less is nothing that a mean could be taken of
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
     """Counts per bucket over the window, as a Prometheus histogram gives them after differencing.
@@ -60,7 +63,7 @@ class Histogram:
     def mean(self) -> float | None:
         """Mean of the samples; None without samples or without their sum."""
         total = self.total
-        return None if self.sum is None or total <= 0 else self.sum / total
+        return None if self.sum is None or total < LEAST_SAMPLES else self.sum / total
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile, linear inside a bucket as Prometheus' ``histogram_quantile``; None without samples.

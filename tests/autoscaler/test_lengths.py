@@ -150,3 +150,8 @@ def test_chance_alone_makes_no_new_lengths():
 
 def test_nothing_seen_is_nothing_known():
     assert lengths_of(with_lengths(State(), replace(observation("p", 60), demand=None))) == Lengths()
+
+
+def test_a_mean_of_next_to_nothing_is_not_known() -> None:
+    assert Histogram(upper_bounds=(), counts=(5e-324,), sum=1.0).mean is None
+    assert Histogram(upper_bounds=(), counts=(0.01,), sum=1.0).mean == 100.0
