@@ -47,6 +47,7 @@ _DECIDES = ("policy_bench_cells.py",)
 # What only this project's policies run: a change there changes no digit of anybody else's.
 _OURS = (
     "forecast/", "serving/capacity", "serving/step_fit", "serving/closed_forms", "serving/pooling", "serving/tails",
+    "serving/search",
     "autoscaler/policy", "autoscaler/limits", "autoscaler/step", "autoscaler/loop", "autoscaler/record", "autoscaler/log",
     "autoscaler/views", "autoscaler/testing", "autoscaler/facts", "autoscaler/ports", "autoscaler/cron", "autoscaler/embed",
     "autoscaler/risk", "autoscaler/trust", "autoscaler/portfolio",

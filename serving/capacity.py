@@ -23,6 +23,7 @@ from serving.closed_forms import (
 )
 from serving.pooling import Routed, Routing
 from serving.profiles import Profile, replica_of
+from serving.search import allowed_share, narrowed
 from serving.startup import startup_quantiles
 from serving.tails import violations
 
@@ -221,14 +222,10 @@ def mean_rate(law: Law, mix: Mix, engine: Engine, slo: Slo) -> float:
 def _tail_rate(law: Law, mix: Mix, engine: Engine, slo: Slo, routed: Routed, low: float, high: float) -> float:
     """The largest rate in [low, high] at which no more requests break the SLO than are allowed; at least `low`.
 
-    Some break it on an idle replica (a prompt too long for the limit), and no number of replicas helps them.  Where they
-    use up most of what the SLO allows, load may still add a quarter of it, or a quarter as many again.
-
-    The logarithm of the violations is near linear in the rate: its root is found by false position (Illinois).
+    The logarithm of the violations is near linear in the rate: its root is found by false position.
     """
-    limits, allowed = (slo.ttft_seconds, slo.itl_seconds), 1.0 - slo.attainment_fraction
-    hopeless = violations(law, mix, engine, limits, 0.0, routed)
-    allowed = max(allowed, hopeless + allowed / 4.0, 1.25 * hopeless)
+    limits = slo.ttft_seconds, slo.itl_seconds
+    allowed = allowed_share(slo, violations(law, mix, engine, limits, 0.0, routed))
 
     def excess(rate: float) -> float:
         share = violations(law, mix, engine, limits, rate, routed, 8.0 * allowed)
@@ -240,18 +237,4 @@ def _tail_rate(law: Law, mix: Mix, engine: Engine, slo: Slo, routed: Routed, low
     below = excess(low)
     if below > 0.0:
         return low
-    last = 0
-    for _ in range(STEPS):
-        if high - low <= PRECISION * high:
-            break
-        rate = low + (high - low) * min(0.9, max(0.1, below / (below - above)))
-        value = excess(rate)
-        if value <= 0.0:
-            low, below = rate, value
-            above = above / 2.0 if last < 0 else above
-            last = -1
-        else:
-            high, above = rate, value
-            below = below / 2.0 if last > 0 else below
-            last = 1
-    return low
+    return narrowed(excess, (low, below, high, above), STEPS, lambda a, b: b - a <= PRECISION * b)[0]

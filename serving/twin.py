@@ -15,6 +15,7 @@ from typing import Any
 from autoscaler.settings import Slo
 from serving.closed_forms import Engine, Law, Mix
 from serving.pooling import Routing
+from serving.search import allowed_share, narrowed
 
 REQUESTS = 120_000
 MOST_STEPS = 6  # of the search
@@ -65,9 +66,7 @@ def _rate(
         out = kernel.play(terms, limits, replicas, _ROUTINGS[routing], arrivals, prompts, outputs)
         return float(kernel.late_share(out, arrivals, outputs, slo.ttft_seconds, slo.itl_seconds))
 
-    hopeless = share(guess / 100.0)
-    allowed = 1.0 - slo.attainment_fraction
-    allowed = max(allowed, hopeless + allowed / 4.0, 1.25 * hopeless)
+    allowed = allowed_share(slo, share(guess / 100.0))
     return math.exp(_root(lambda log: math.log(max(share(math.exp(log)), 0.02 * allowed) / allowed), math.log(guess)))
 
 
@@ -84,22 +83,9 @@ def _root(excess: Callable[[float], float], guess: float) -> float:
         low, below = high, above
         high += width
         above, width = excess(high), 2.0 * width
-    last = 0
-    for _ in range(MOST_STEPS):
-        if high - low <= PRECISION or below > 0.0 or above <= 0.0:
-            break
-        at = low + (high - low) * min(0.9, max(0.1, below / (below - above)))
-        value = excess(at)
-        if value <= 0.0:
-            low, below = at, value
-            above = above / 2.0 if last < 0 else above
-            last = -1
-        else:
-            high, above = at, value
-            below = below / 2.0 if last > 0 else below
-            last = 1
     if below > 0.0 or above <= 0.0:
         return low if below > 0.0 else high
+    low, below, high, above = narrowed(excess, (low, below, high, above), MOST_STEPS, lambda a, b: b - a <= PRECISION)
     return low + (high - low) * below / (below - above)
 
 
