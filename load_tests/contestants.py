@@ -107,10 +107,10 @@ class PoolContestant:
                 self._log.backfill(part, self.pool.memory)
             self._refit(part[-1].at_seconds)
 
-    def decide(self, at_seconds: float, moment: Moment) -> Answer:
-        """Observe and step."""
+    def look(self, at_seconds: float, moment: Moment) -> Observation:
+        """What a scraper sees of this pool now."""
         fleet, index = self._fleet, self._index
-        observation = self._scraper.observe(
+        return self._scraper.observe(
             self._origin + math.floor(at_seconds),
             self.interval_seconds,
             self._life.counts(self._origin),
@@ -118,13 +118,21 @@ class PoolContestant:
             measured=moment.measured and moment.stale_seconds < STALE_AFTER_SECONDS,
             empty=moment.empty,
         )
-        decision = self.pool.step(observation)
+
+    def decide(self, at_seconds: float, moment: Moment) -> Answer:
+        """Observe and step."""
+        self.pool.step(self.look(at_seconds, moment))
+        step = self.stepped()
+        return Answer(step.decision.replicas, step.decision.reasons, _band(step))
+
+    def stepped(self) -> Step:
+        """The Step that the pool just made, once it is written down and learned from."""
         step = self.pool.last_step
         assert step is not None
         if self._log is not None:
             self._log.append(step, self.pool.memory)
-        self._refit(observation.at_seconds)
-        return Answer(decision.replicas, decision.reasons, _band(step))
+        self._refit(step.observation.at_seconds)
+        return step
 
     def _refit(self, at_seconds: int) -> None:
         """Learn anew once an hour, as `autoscaler serve` does, though here no turn is made meanwhile."""

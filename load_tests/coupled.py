@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from autoscaler.embed import Pool
-from autoscaler.types import Observation
-from load_tests.contestants import STALE_AFTER_SECONDS, Answer, Moment, PoolContestant
+from load_tests.contestants import Answer, Moment, PoolContestant
 
 
 class CoupledContestant(PoolContestant):
@@ -20,24 +18,9 @@ class CoupledContestant(PoolContestant):
         """Observe and step: all of them, the first time that one is asked at an instant."""
         if self._made is None or self._made[0] != at_seconds:
             seen = [one.look(at_seconds, moment) for one in self.joined]
-            made = Pool.step_together([one.pool for one in self.joined], seen)
-            for one, decision in zip(self.joined, made, strict=True):
-                step = one.pool.last_step
-                if one._log is not None and step is not None:
-                    one._log.append(step, one.pool.memory)
-                one._refit(decision.at_seconds)
+            Pool.step_together([one.pool for one in self.joined], seen)
+            for one in self.joined:
+                decision = one.stepped().decision
                 one._made = at_seconds, Answer(decision.replicas, decision.reasons)
         assert self._made is not None
         return self._made[1]
-
-    def look(self, at_seconds: float, moment: Moment) -> Observation:
-        """What a scraper sees of this pool now."""
-        fleet, index = self._fleet, self._index
-        return self._scraper.observe(
-            self._origin + math.floor(at_seconds),
-            self.interval_seconds,
-            self._life.counts(self._origin),
-            lambda: (fleet.gauges(index), fleet.counters(index)),
-            measured=moment.measured and moment.stale_seconds < STALE_AFTER_SECONDS,
-            empty=moment.empty,
-        )
