@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opened_page import OpenedPage
 from page_world import PageServer, World
 
 from autoscaler.types import Count
@@ -41,37 +42,16 @@ def until(page: Any, expression: str, seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-class Page:
+class Page(OpenedPage):
     """The open page, and everything that went wrong on it."""
 
     def __init__(self, browser: Any, server: PageServer, **options: Any) -> None:
-        self.page = browser.new_page(**({"viewport": DESKTOP} | options))
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(server.url)
+        super().__init__(browser, server.url, **({"viewport": DESKTOP} | options))
         self.until("window.fleetPage && window.fleetPage.rows() > 0")
         self.frame()
 
     def until(self, expression: str) -> None:
         until(self.page, expression)
-
-    def frame(self) -> None:
-        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-    def colours(self, chart: int) -> set[tuple[int, ...]]:
-        """The opaque colours on one chart's canvas: an empty chart has few."""
-        self.frame()
-        flat = self.page.evaluate(
-            """i => { const c = document.querySelectorAll('.stack canvas:not(.over)')[i];
-               const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, seen = new Set();
-               for (let k = 0; k < d.length; k += 4) if (d[k+3] > 200) seen.add(d[k] + ',' + d[k+1] + ',' + d[k+2]);
-               return [...seen]; }""",
-            chart,
-        )
-        return {tuple(map(int, each.split(","))) for each in flat}
 
 
 @pytest.fixture

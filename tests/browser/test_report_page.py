@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from opened_page import OpenedPage
 
 from load_tests.report import LARGEST_BYTES, write_report
 from load_tests.run import Event
@@ -26,17 +27,11 @@ POLICIES = ["auto", "reactive", "hpa", "knative", "static 14"]
 DESKTOP, PHONE = {"width": 1440, "height": 1600}, {"width": 390, "height": 844}
 
 
-class Page:
+class Page(OpenedPage):
     """A page with the report, and everything that went wrong on it."""
 
     def __init__(self, browser, path: Path, **options) -> None:
-        self.page = browser.new_page(**({"viewport": DESKTOP} | options))
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
+        super().__init__(browser, path.as_uri(), **({"viewport": DESKTOP} | options))
         self.page.wait_for_function("window.fleetReport !== undefined")
 
     def view(self) -> dict:
@@ -45,21 +40,6 @@ class Page:
     def span(self) -> float:
         view = self.view()
         return view["to"] - view["from"]
-
-    def frame(self) -> None:
-        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-    def colours(self, chart: int) -> set[tuple[int, ...]]:
-        """The colours on one chart's canvas: an empty chart has few."""
-        self.frame()
-        flat = self.page.evaluate(
-            """i => { const c = document.querySelectorAll('.stack canvas:not(.over)')[i];
-               const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, seen = new Set();
-               for (let k = 0; k < d.length; k += 4) if (d[k+3] > 200) seen.add(d[k] + ',' + d[k+1] + ',' + d[k+2]);
-               return [...seen]; }""",
-            chart,
-        )
-        return {tuple(map(int, each.split(","))) for each in flat}
 
 
 @pytest.fixture

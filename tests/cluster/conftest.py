@@ -33,6 +33,7 @@ from cluster_api import Api, Namespace
 from cluster_components import Keda
 from cluster_plane import ControlPlane
 from cluster_programs import CannotBuild, Program
+from cluster_serve import Door, Serve
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
@@ -101,6 +102,20 @@ def adapter(plane: ControlPlane, _adapter: Adapter) -> Adapter:
     """The small adapter, serving the external metrics group."""
     plane.register(_adapter.port, namespace="adapters", ca_bundle=plane.serving.pem)
     return _adapter
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    """Nobody comes until the test says so."""
+    with Door() as made:
+        yield made
+
+
+@pytest.fixture
+def served(plane: ControlPlane, namespace: Namespace, door: Door, tmp_path: Path) -> Iterator[Serve]:
+    """`autoscaler serve`, with a certificate of its own making, whose authority it writes into the APIService."""
+    with Serve(plane, namespace, tmp_path, door) as made:
+        yield made
 
 
 @pytest.fixture

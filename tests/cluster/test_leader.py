@@ -8,7 +8,6 @@ import ssl
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from cluster_api import Api, Namespace, Object
 from cluster_objects import pool
 from cluster_plane import ControlPlane
 from cluster_programs import Program, free_ports, wait_for
-from cluster_serve import HOME, ROOT, Door, give_rights, pool_section
+from cluster_serve import HOME, ROOT, Door, give_rights, is_ready, pool_section
 
 pytestmark = pytest.mark.cluster
 
@@ -57,11 +56,7 @@ class Replica:
 
     def start(self) -> None:
         self.program.start()
-        self.program.wait_until("ready", self._ready)
-
-    def _ready(self) -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.plain}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
+        self.program.wait_until("ready", lambda: is_ready(self.plain))
 
     def ask_all_the_time(self) -> None:
         self._thread = threading.Thread(target=self._ask, daemon=True)

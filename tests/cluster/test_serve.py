@@ -7,7 +7,6 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,20 +21,6 @@ pytestmark = pytest.mark.cluster
 
 HOST = f"autoscaler.{HOME}.svc"
 SELECTOR = {"pool": "chat"}
-
-
-@pytest.fixture
-def door() -> Iterator[Door]:
-    """Nobody comes until the test says so."""
-    with Door() as made:
-        yield made
-
-
-@pytest.fixture
-def served(plane: ControlPlane, namespace: Namespace, door: Door, tmp_path: Path) -> Iterator[Serve]:
-    """With a certificate of its own making, whose authority it writes into the APIService."""
-    with Serve(plane, namespace, tmp_path, door) as made:
-        yield made
 
 
 def begin(namespace: Namespace, door: Door, replicas: int, *, low: int = 0) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster_api import Namespace
 from cluster_objects import hpa, pool
-from cluster_plane import ControlPlane
 from cluster_programs import wait_for
 from cluster_serve import Door, Serve
 
@@ -20,19 +18,6 @@ pytestmark = pytest.mark.cluster
 # (what KServe writes, what llm-d's chart writes); both with the HPA's own default behaviour and tolerance.
 KSERVE: dict[str, Any] = {"value": "1", "selector": {"variant_name": "chat"}}
 LLMD: dict[str, Any] = {"average_value": "1", "selector": {"variant_name": "chat", "exported_namespace": ""}}
-
-
-@pytest.fixture
-def door() -> Iterator[Door]:
-    """Nobody comes until the test says so."""
-    with Door() as made:
-        yield made
-
-
-@pytest.fixture
-def served(plane: ControlPlane, namespace: Namespace, door: Door, tmp_path: Path) -> Iterator[Serve]:
-    with Serve(plane, namespace, tmp_path, door) as made:
-        yield made
 
 
 @pytest.mark.parametrize("form", ["kserve", "llm-d"])

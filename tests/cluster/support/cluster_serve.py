@@ -152,6 +152,12 @@ def pool_section(
     }
 
 
+def is_ready(plain: int) -> bool:
+    """Whether an adapter says so on its plain port."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{plain}/readyz", timeout=2) as answer:
+        return bool(answer.status == 200)
+
+
 class Serve:
     """The process, registered as the server of external metrics, once `with` is entered.
 
@@ -208,11 +214,7 @@ class Serve:
     def start(self) -> None:
         """Start it, or start it again, and wait until it is ready."""
         self.program.start()
-        self.program.wait_until("ready", self._ready)
-
-    def _ready(self) -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.plain}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
+        self.program.wait_until("ready", lambda: is_ready(self.plain))
 
     def metric(self, api: Api, namespace: str, name: str = "desired_replicas", pool: str = "chat") -> str:
         """A metric's value, asked through the aggregator as that user."""
