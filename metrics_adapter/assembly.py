@@ -31,6 +31,7 @@ def assemble(
     door: DoorCounts | None = None,
     gpus: Mapping[str, GpuState] | None = None,
     unready: Collection[str] = (),
+    silent: int = 0,
     spare_replicas: int | None = None,
 ) -> Observation:
     """The Observation of `pool` out of readings by replica at the window's two ends.
@@ -38,25 +39,27 @@ def assemble(
     `after` holds the replicas that answered now, `before` the last readings of the same names.  `door`: what passed the door
     within the window (`DoorCounts.since`).  `gpus` of this pool's replicas, by the same names: one that is broken makes its
     replica unhealthy.  `unready`: replicas that answer but get no requests (starting, draining); what they did counts,
-    what they hold does not.
+    what they hold does not.  `silent`: replicas that answered before and should have answered now; as many of the ready
+    ones are told of by nobody, however many others answer.
     """
     broken = {name for name, gpu in (gpus or {}).items() if gpu.unhealthy}
     if broken:
-        count = min(replicas.ready, len(broken.difference(unready)))
-        replicas = replace(replicas, ready=replicas.ready - count, unhealthy=replicas.unhealthy + count)
+        lost = min(replicas.ready, len(broken.difference(unready)))
+        replicas = replace(replicas, ready=replicas.ready - lost, unhealthy=replicas.unhealthy + lost)
     changes = {n: change_of(before.get(n), now, window_seconds) for n, now in sorted(after.items())}
     reporting = [c for n, c in changes.items() if c.reports and n not in broken and n not in unready]
     known = [c for c in changes.values() if c.known]
+    count = min(len(reporting), max(0, replicas.ready - silent))
     counted = _demand(known) if known else None
-    if counted is not None and door is None and 0 < len(reporting) < replicas.ready:
-        counted = replace(counted, replicas_reporting=len(reporting))
+    if counted is not None and door is None and 0 < count < replicas.ready:
+        counted = replace(counted, replicas_reporting=count)
     return Observation(
         pool=pool,
         at_seconds=at_seconds,
         window_seconds=window_seconds,
         replicas=replicas,
         demand=_at_the_door(counted, door),
-        load=_load(reporting, known, replicas, door, gpus),
+        load=_load(reporting, known, replicas, count, door, gpus),
         latency=_latency(known, slo) if known else None,
         spare_replicas=spare_replicas,
     )
@@ -184,6 +187,7 @@ def _load(
     reporting: list[Change],
     known: list[Change],
     replicas: Replicas,
+    count: int,
     door: DoorCounts | None,
     gpus: Mapping[str, GpuState] | None,
 ) -> Load | None:
@@ -205,7 +209,7 @@ def _load(
         gpu_utilization_fraction=math.fsum(busy) / len(busy) if busy else None,
         engine_steps=steps.total if steps is not None else _sum(known, "engine_steps"),
         preemptions=_sum(known, "preemptions"),
-        replicas_reporting=min(len(reporting), replicas.ready),
+        replicas_reporting=count,
         step_tokens=steps,
     )
 

@@ -66,6 +66,7 @@ class ScrapeSource:
         self._watch(settings)
         self._session: aiohttp.ClientSession | None = None
         self._last: dict[str, Reading] = {}
+        self._ready = self._leaving = 0
         self._last_door: tuple[int, DoorCounts] | None = None
         self._seen: Observation | None = None
         self._last_at: int | None = None
@@ -126,6 +127,7 @@ class ScrapeSource:
         endpoints, after = await self._look(at_seconds, missing)
         if missing and not after:
             raise missing[0]
+        silent = self._silent(endpoints, after, replicas.ready)
         self._seen = assemble(
             self.pool,
             self._last,
@@ -137,10 +139,25 @@ class ScrapeSource:
             door=self._since_door(at_seconds, window),
             gpus=self._own_gpus(endpoints),
             unready=frozenset(e.name for e in endpoints if e.ready is False),
+            silent=silent,
         )
         oldest = at_seconds - self.settings.forget_after_seconds
         self._last = {n: r for n, r in {**self._last, **after}.items() if r.at_seconds >= oldest}
         return self._seen
+
+    def _silent(self, endpoints: Sequence[Endpoint], after: Mapping[str, Reading], ready: int) -> int:
+        """Replicas that answered before, are still there, and do not answer now: what they hold is in nobody's numbers.
+
+        A list of URLs goes on naming replicas that were scaled in: as many as fewer are ready are forgotten.
+        """
+        self._ready, self._leaving = ready, max(0, self._leaving + self._ready - ready)
+        silent = sorted(
+            e.name for e in endpoints if e.ready is not False and e.name in self._last and e.name not in after
+        )
+        for gone in silent[: self._leaving]:
+            del self._last[gone]
+            self._leaving -= 1
+        return sum(name in self._last for name in silent)
 
     async def _look(
         self, at_seconds: int, missing: list[MetricMissing]

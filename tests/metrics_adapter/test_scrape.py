@@ -156,6 +156,30 @@ def test_silent_replicas_are_told_of_and_make_no_number() -> None:
         assert any(w in problems[name] for w in words.split("|")), f"{name}: {problems[name]}"
 
 
+def test_others_that_answer_do_not_stand_for_a_silent_one() -> None:
+    async def story() -> list[tuple[float | None, int | None]]:
+        async def silent(_: web.Request) -> web.Response:
+            raise web.HTTPServiceUnavailable
+
+        answers = [answer(vllm_page(running=2)), silent, silent, answer(vllm_page(running=1)), silent]
+        idle = answer(vllm_page())
+
+        async def busy(request: web.Request) -> web.StreamResponse:
+            return await answers.pop(0)(request)
+
+        async with (
+            serving(a=busy, b=idle, c=idle) as host,
+            source(*(f"http://{host}/{name}" for name in "abc")) as one,
+        ):
+            # Three answer where two are ready; then the one that holds all requests does not.
+            looks = [await one.observe(1000 + 10 * i, Replicas(desired=2, ready=2)) for i in range(4)]
+            # It was scaled in, and the list of URLs goes on naming it.
+            looks.append(await one.observe(1040, Replicas(desired=1, ready=1)))
+        return [(seen.load.running_requests, seen.load.replicas_reporting) for seen in looks if seen.load is not None]
+
+    assert run(story) == [(2, 2), (0, 1), (0, 1), (1, 2), (0, 1)]
+
+
 def test_a_fleet_of_another_engine_is_an_error_that_names_series_and_row() -> None:
     async def story() -> None:
         async with serving(a=answer("sglang:num_running_reqs 1\n")) as host, source(f"http://{host}/a") as one:

@@ -33,6 +33,12 @@ MOST = 24  # replicas in a test
 COUNTERS = ("rejected", "failed", "finished", "hung_up", "prompt_tokens")
 
 
+class _Server(ThreadingHTTPServer):
+    """One that all engines' pages can be asked of at the same moment."""
+
+    daemon_threads, request_queue_size = True, 4 * MOST
+
+
 class Door:
     """A page that counts arriving requests as our middleware's does; and pages of engines, one for each replica.
 
@@ -44,8 +50,7 @@ class Door:
     def __init__(self, pool: str = "chat") -> None:
         self.pool = pool
         self._since, self._counted, self._rate = int(time.time()), 0.0, 0.0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/metrics"
         self.engines = [self.url.replace("/metrics", f"/{i}") for i in range(MOST)]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -89,8 +94,9 @@ class Door:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                # The first engine has all of them: whoever adds up sees what was told.
-                running = door.running if self.path == "/0" else 0
+                # One on each of the first engines, and the rest on the last: whoever adds up sees what was told.
+                engine = 0 if self.path == "/metrics" else int(self.path[1:])
+                running = max(0.0, door.running - engine if engine == MOST - 1 else min(1.0, door.running - engine))
                 data = (door.page() if self.path == "/metrics" else vllm_page(running=running)).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
