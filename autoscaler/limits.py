@@ -47,9 +47,7 @@ def keep(
     if wanted >= current:
         return wanted, None
     if power is not None and wanted == 0:
-        into = power.tiers[0].name if power.tiers else "live" if power.live else "off"
-        inputs = (("idle_seconds", power.idle_seconds), ("threshold_seconds", power.threshold_seconds), ("tier", into))
-        return _changed("power_down", wanted, current if power.live else wanted, inputs)
+        return _changed("power_down", wanted, current if power.live else wanted, power.inputs)
     recent = extreme(state.recommended, at_seconds, keep_seconds)
     kept = max(wanted, min(current, recent if recent is not None else wanted))
     return _changed("keep", wanted, kept, (("window_seconds", float(keep_seconds)),))

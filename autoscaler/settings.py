@@ -320,10 +320,17 @@ class PreloadSettings:
     tiers: tuple[TierSettings, ...] = setting(
         (), "States between live and off, chosen by how long the pool is idle; empty: off after the keep window."
     )
+    return_seconds: float = setting(
+        5.0,
+        "How long who comes back after an idle time may wait for a replica, in seconds; the TTFT limit where that is longer."
+        " 0 prices every second beyond the TTFT limit, and then few short idle times are slept through.",
+        low=0,
+        high=86400,
+    )
     late_cost: float = setting(
         50.0,
-        "What a second that returning requests wait beyond the TTFT limit is worth, in replica-seconds: with 50 and starts"
-        " of two minutes a sleeping replica is kept for a day; 0 counts GPUs alone.",
+        "What a second that returning requests wait longer than that is worth, in replica-seconds: with 50 and starts of two"
+        " minutes a sleeping replica is kept for a day; 0 counts GPUs alone.",
         low=0,
     )
 

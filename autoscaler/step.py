@@ -24,7 +24,7 @@ from autoscaler.portfolio import WINDOWS, Recorded, replayed
 from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.risk import steered
 from autoscaler.settings import PoolSettings, WorkSettings
-from autoscaler.tiers import PowerPlan, plan, states_of, with_gap
+from autoscaler.tiers import PowerPlan, plan, powered_down, states_of, with_gap
 from autoscaler.trust import witnessed
 from autoscaler.types import (
     Beliefs,
@@ -335,6 +335,7 @@ class Autoscaler:
         recommended, low = bound.remember(s.limits, facts.state, at, urgent, keep_seconds)
         state = replace(facts.state, recommended=recommended, recommended_low=low)
         stages: tuple[Callable[[int], tuple[int, Reason | None]], ...] = (
+            lambda n: powered_down(power, proposals, n),
             lambda n: bound.keep(state, at, current, n, keep_seconds, power),
             lambda n: bound.unknown(facts, n),
             lambda n: bound.tolerance(s.limits, current, n),

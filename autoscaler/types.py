@@ -439,11 +439,16 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idle:
-    """Idle times of a pool that may power down: since when it is idle, how many replicas it had, and its last gaps (s)."""
+    """Idle times of a pool that may power down: since when it is idle, how many replicas it had, and its last gaps (s).
+
+    `brief`: the last of those shorter than the slowest wake, which are not among `gaps`; `brief_share`: the share that are.
+    """
 
     since_seconds: int | None = None
     replicas: int = 1
     gaps: tuple[int, ...] = ()
+    brief: tuple[int, ...] = ()
+    brief_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

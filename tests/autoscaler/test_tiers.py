@@ -19,7 +19,15 @@ from autoscaler.errors import ConfigError
 from autoscaler.schema import build
 from autoscaler.settings import PoolSettings, PreloadSettings, TierSettings
 from autoscaler.testing import FixedCapacity, observation, without
-from autoscaler.tiers import LEAST_GAPS, PowerState, envelope, least_cost, returns_within, state_at, states_of
+from autoscaler.tiers import (
+    LEAST_RETURNS,
+    PowerState,
+    envelope,
+    least_cost,
+    returns_within,
+    state_at,
+    states_of,
+)
 from autoscaler.types import Decision, Lengths, Load, Observation
 
 LIVE = PowerState(name="live", rate=1.0, wake=0.0, wake_seconds=0.0)
@@ -131,8 +139,10 @@ def test_states_that_are_never_best_are_left_out() -> None:
 def test_what_a_wake_takes_beyond_the_limit_has_a_price() -> None:
     settings = PreloadSettings(tiers=(TierSettings(name="a", cost_fraction=0.05, wake_seconds=1.4),), late_cost=20.0)
     capacity = FixedCapacity().capacity(FixedCapacity().start(), Lengths(), 1)
-    assert states_of(settings, capacity, 1.0)[1].wake == pytest.approx(1.4 + 20.0 * 0.4)
-    assert states_of(settings, capacity, 2.0)[1].wake == pytest.approx(1.4)
+    assert states_of(settings, capacity, 1.0)[1].wake == pytest.approx(1.4)  # five seconds are not late
+    strict = replace(settings, return_seconds=0.0)
+    assert states_of(strict, capacity, 1.0)[1].wake == pytest.approx(1.4 + 20.0 * 0.4)
+    assert states_of(strict, capacity, 2.0)[1].wake == pytest.approx(1.4)
 
 
 def test_an_early_return_is_expected_from_what_was_seen() -> None:
@@ -141,7 +151,7 @@ def test_an_early_return_is_expected_from_what_was_seen() -> None:
     assert not returns_within(gaps, 100.0, 40.0)
     assert returns_within(gaps, 3570.0, 40.0)
     assert not returns_within(gaps, 4000.0, 40.0)
-    assert not returns_within(gaps[: LEAST_GAPS - 1], 3570.0, 40.0)
+    assert not returns_within(gaps[: LEAST_RETURNS - 1], 3570.0, 40.0)
 
 
 TIERS = [
@@ -150,7 +160,7 @@ TIERS = [
 ]
 SECTION: dict[str, Any] = {
     "limits": {"min_replicas": 0, "max_replicas": 8},
-    "preload": {"tiers": TIERS, "late_cost": 5.0},
+    "preload": {"tiers": TIERS, "late_cost": 5.0, "return_seconds": 0.0},
 }
 
 
@@ -170,14 +180,55 @@ def test_an_idle_pool_goes_down_the_tiers() -> None:
     pool = plain_pool(FixedCapacity(startup_seconds=120.0), **SECTION)
     at, _ = night(pool, 10, 60, 2, rate=15.0)
     _, made = night(pool, at + 10, 6000, 2)
-    # Work of the last minute fades first; live until 19 / 0.95 s, asleep until (175 - 19) / 0.04 s, off after 540 / 0.01 s.
+    # The work of the last minute fades to one replica's first; live until 19 / 0.95 s, asleep until (175 - 19) / 0.04 s.
     assert made[0].replicas == 2
     first_zero = next(t for t, d in made.items() if d.replicas == 0)
-    assert first_zero <= 70  # and not after the keep window of five minutes
-    assert made[first_zero].tiers[0].name == "sleep_l1"
-    assert made[first_zero].tiers[0].replicas == 2
-    assert [d.tiers[0].name for t, d in made.items() if t > 70] == ["sleep_l1"] * 382 + ["weights_local"] * 210
-    assert all(d.replicas == 0 and d.preload == 0 for t, d in made.items() if t > 70)
+    assert first_zero == 20
+    assert made[20].reasons[-1].rule == "power_down"
+    assert made[20].tiers[0].replicas == 2
+    assert [d.tiers[0].name for t, d in made.items() if t >= 20] == ["sleep_l1"] * 387 + ["weights_local"] * 211
+    assert all(d.replicas == 0 and d.preload == 0 for t, d in made.items() if t >= 20)
+
+
+def test_one_quiet_look_is_enough_to_sleep_where_waking_is_quick() -> None:
+    pool = plain_pool(
+        FixedCapacity(startup_seconds=120.0),
+        limits={"min_replicas": 0, "max_replicas": 8}, preload={"tiers": TIERS},
+    )  # fmt: skip
+    at, made = night(pool, 10, 60, 1, rate=5.0)
+    assert {d.replicas for d in made.values()} == {1}
+    _, made = night(pool, at + 10, 200, 1)
+    assert {(d.replicas, d.tiers[0].name) for d in made.values()} == {(0, "sleep_l1")}  # 4 / 0.95 s are over
+
+
+def test_a_fleet_is_not_put_to_sleep_by_one_quiet_look() -> None:
+    pool = plain_pool(
+        FixedCapacity(startup_seconds=120.0),
+        limits={"min_replicas": 0, "max_replicas": 20}, preload={"tiers": TIERS},
+    )  # fmt: skip
+    at, _ = night(pool, 10, 60, 10, rate=90.0)
+    _, made = night(pool, at + 10, 100, 10)
+    assert [d.replicas for d in made.values()][:5] == [10] * 5
+
+
+def test_brief_gaps_weigh_as_many_as_they_were() -> None:
+    pool = plain_pool(FixedCapacity(startup_seconds=120.0), **SECTION)
+    at = 10
+    for _ in range(30):
+        at, _ = night(pool, at, 10, 1, rate=5.0)
+        at, _ = night(pool, at + 10, 20, 1)
+        at += 10
+    at, _ = night(pool, at, 10, 1, rate=5.0)
+    at, _ = night(pool, at + 10, 7200, 1)
+    night(pool, at + 10, 10, 1, rate=5.0)
+    idle = pool.memory.state.idle
+    assert idle is not None
+    assert (idle.brief, idle.gaps) == ((30,) * 30, (7210,))
+    assert idle.brief_share == pytest.approx(30 / 31)
+    slow = (LIVE, replace(SLEEP, wake=40.0))  # to sleep costs 11.5 more over 30 s, and not to 28.5 more over two hours
+    assert least_cost(slow, idle.gaps, idle.brief, idle.brief_share)[1] == 30.0
+    assert least_cost(slow, idle.gaps, idle.brief, 0.5)[1] == 0.0
+    assert least_cost(ALL, [7210.0], [30.0] * 5, 30 / 31) == least_cost(ALL, [30.0] * 30 + [7210.0])
 
 
 def test_nothing_powers_down_on_ignorance() -> None:
@@ -199,19 +250,19 @@ def test_who_waits_wakes_the_pool_and_the_gap_is_remembered() -> None:
     decision = pool.step(door)
     assert (decision.replicas, decision.tiers) == (1, ())
     assert pool.memory.state.idle is not None
-    assert pool.memory.state.idle.gaps == (1000,)
+    assert pool.memory.state.idle.gaps == (1010,)  # from the begin of the first quiet window
 
 
 def test_gaps_that_return_on_time_are_woken_for_ahead() -> None:
     autoscaler = plain_autoscaler(FixedCapacity(startup_seconds=120.0), **SECTION)
     pool, at = Pool(autoscaler), 10
-    for _ in range(LEAST_GAPS):
+    for _ in range(LEAST_RETURNS):
         at, _ = night(pool, at, 100, 1, rate=5.0)
         at, made = night(pool, at + 10, 7200, 1)
         at += 10
     at, _ = night(pool, at, 100, 1, rate=5.0)
     assert pool.memory.state.idle is not None
-    assert pool.memory.state.idle.gaps == (7200,) * LEAST_GAPS
+    assert pool.memory.state.idle.gaps == (7210,) * LEAST_RETURNS
     _, made = night(pool, at + 10, 7400, 1)
     raised = [t for t, d in made.items() if d.preload]
     assert {made[t].tiers[0].name for t in raised} == {"sleep_l1"}
