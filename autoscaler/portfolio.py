@@ -8,8 +8,9 @@ is averaged, how long a replica is kept) can be played on it in a fluid model of
     cost   = (ready + starting) * cell
 
 What each has cost and broken is carried on from refit to refit and forgotten over some days, so a refit plays only what is
-new.  `chosen` changes lazily: for a gain that is worth it, or where the promise would have been broken.  The variants contain
-what others do by rule: an HPA on work is a target with 15 to 60 s and 300 s of stabilization, a KPA one with 60 s and none.
+new, and nothing where nobody acts on it: `advise` plays the log.  `chosen` changes lazily: for a gain that is worth it, or
+where the promise would have been broken.  The variants contain what others do by rule: an HPA on work is a target with 15 to
+60 s and 300 s of stabilization, a KPA one with 60 s and none.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def replayed(
     world = _World.of(settings, capacity, recorded, done)
     # One that joins late, because start-ups became longer, has no past: it begins with that of the present one.
     first = before.get(choice.chosen) if choice is not None else None
-    played = tuple(_played(before.get(v) or _joining(v, first), world, decay) for v in asked)
+    means = {w: world.means(w) for w in {v.window_seconds for v in asked}}
+    played = tuple(_played(before.get(v) or _joining(v, first), world, means[v.window_seconds], decay) for v in asked)
     arrived = decay * (choice.arrived if choice is not None else 0.0) + cells * sum(known)
     seconds = decay * (choice.seconds if choice is not None else 0.0) + cells * len(known)
     at = recorded.start_seconds + cells * len(recorded.values)
@@ -153,14 +155,17 @@ class _World:
         return found
 
 
-def _played(before: Replayed, world: _World, decay: float) -> Replayed:
-    """One variant on the recorded cells.  What was not measured costs and breaks nothing, and nothing is decided on it."""
+def _played(before: Replayed, world: _World, means: Sequence[float | None], decay: float) -> Replayed:
+    """One variant on the recorded cells and their `means` over its window.
+
+    What was not measured costs and breaks nothing, and nothing is decided on it.
+    """
     variant, loads, cell = before.variant, world.loads, world.recorded.cell_seconds
     most, shut = len(loads) - 1, variant.keep_seconds
     ready, queued, late, paid = before.ready, before.queued_seconds, 0.0, 0.0
     starting, recent = deque(before.starting_ready_at_seconds), deque(before.wanted)
     at = float(world.recorded.start_seconds + world.done * cell)
-    for work, mean in zip(world.recorded.values[world.done :], world.means(variant.window_seconds), strict=True):
+    for work, mean in zip(world.recorded.values[world.done :], means, strict=True):
         begun, at = at, at + cell
         if work is None or mean is None:
             continue

@@ -180,9 +180,9 @@ class Autoscaler:
         )
 
     def _replayed(self, memory: Memory) -> Choice | None:
-        """The choice with what came since replayed; as it was where nothing new can be told of."""
+        """The choice with what came since replayed; as it was where nobody acts on it, or nothing new can be told of."""
         choice, tell = memory.beliefs.choice, getattr(self.forecaster, "recorded", None)
-        if tell is None:
+        if tell is None or not self._adapts:
             return choice
         recorded = tell(memory.history, None if choice is None else choice.at_seconds - max(WINDOWS))
         if recorded is None:

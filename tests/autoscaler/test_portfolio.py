@@ -158,13 +158,16 @@ def test_a_refit_chooses_and_the_choice_decides_and_is_remembered() -> None:
 
 
 @pytest.mark.parametrize("section", [{"policies": [{"kind": "work"}]}, {"strategy": "observer"}, {"adapt": False}])
-def test_others_replay_as_well_and_act_on_nothing(section: dict[str, object]) -> None:
-    pool = Pool.from_config({**CONFIG, "adapt": True, **section})
-    pool.backfill([observed(10 * i, 2.0) for i in range(1, 720)])
-    pool.refit()
-    choice = pool.memory.beliefs.choice
+def test_others_choose_nothing_and_act_on_no_choice_of_before(section: dict[str, object]) -> None:
+    adaptive, pool = (Pool.from_config({**CONFIG, "adapt": True, **more}) for more in ({}, section))
+    for one in (adaptive, pool):
+        one.backfill([observed(10 * i, 2.0) for i in range(1, 720)])
+        one.refit()
+    choice = adaptive.memory.beliefs.choice
     assert choice is not None
-    other = replace(choice.chosen, window_seconds=180, keep_seconds=77)
-    changed = replace(pool.memory, beliefs=replace(pool.memory.beliefs, choice=replace(choice, chosen=other)))
+    assert pool.memory.beliefs.choice is None
+    other = replace(choice, chosen=replace(choice.chosen, window_seconds=180, keep_seconds=77))
+    changed = replace(pool.memory, beliefs=replace(pool.memory.beliefs, choice=other))
     one, two = (pool.autoscaler.step(m, observed(7200, 2.0))[0] for m in (pool.memory, changed))
     assert one == two
+    assert pool.autoscaler.refit(changed).choice == other
