@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 import autoscaler
 from load_tests.campaign import Prepared, contestants_of, peer_facts, prepare
@@ -44,14 +45,17 @@ _SHOWS = (
 )  # fmt: skip
 _DECIDES = ("policy_bench_cells.py",)
 
-# What only this project's policies run: a change there changes no digit of anybody else's.
-_OURS = (
-    "forecast/", "serving/capacity", "serving/step_fit", "serving/closed_forms", "serving/pooling", "serving/tails",
-    "serving/search",
-    "autoscaler/policy", "autoscaler/limits", "autoscaler/step", "autoscaler/loop", "autoscaler/record", "autoscaler/log",
-    "autoscaler/views", "autoscaler/testing", "autoscaler/facts", "autoscaler/ports", "autoscaler/cron", "autoscaler/embed",
-    "autoscaler/risk", "autoscaler/trust", "autoscaler/portfolio",
+# What of the decision core is run for everybody.  Its other files are this project's policies': a change there changes no
+# digit of anybody else's.  Settings and errors declare and compute nothing: their values are in the scenario.
+_CORE = ("autoscaler/", "forecast/", "serving/")
+_EVERYBODYS = (
+    "autoscaler/laws/", "autoscaler/types.py", "autoscaler/units.py", "serving/profiles.py", "serving/startup.py",
+    "serving/data/",
 )  # fmt: skip
+
+# A surge: a minute whose arrivals are above so many times the busiest minute of the hour that ended a start-up time ago.
+# Who does not know the future holds no replicas for it.
+SURGE_GROWTH, _SURGE_PAST_MINUTES = 1.5, 60
 
 # Nobody looks at a timeline: a row a day is enough.  Policies decide at their own intervals.
 _NO_ROWS = 86_400
@@ -109,13 +113,18 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellResult:
-    """Per scored day of the trace (number of the day since its second 0): cost in GPU-hours, requests, violations."""
+    """Per scored day of the trace (number of the day since its second 0): cost in GPU-hours, requests, violations.
+
+    `surged`, `surged_violated`: those of them that arrived in surges; empty where that was not counted.
+    """
 
     days: tuple[int, ...]
     gpu_hours: tuple[float, ...]
     arrived: tuple[int, ...]
     violated: tuple[int, ...]
     wall_seconds: float
+    surged: tuple[int, ...] = ()
+    surged_violated: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; every float comes back the same."""
@@ -130,8 +139,12 @@ class CellResult:
             arrived=tuple(int(v) for v in data["arrived"]),
             violated=tuple(int(v) for v in data["violated"]),
             wall_seconds=float(data["wall_seconds"]),
+            surged=tuple(int(v) for v in data.get("surged", ())),
+            surged_violated=tuple(int(v) for v in data.get("surged_violated", ())),
         )
-        if len({len(result.days), len(result.gpu_hours), len(result.arrived), len(result.violated)}) > 1:
+        columns = (result.days, result.gpu_hours, result.arrived, result.violated)
+        counted = (result.surged, result.surged_violated) if result.surged else ()
+        if len({len(column) for column in (*columns, *counted)}) > 1:
             raise ValueError("columns of a result must be equally long")
         return result
 
@@ -173,7 +186,31 @@ def _played(cell: Cell, policy: Policy | Own, prepared: Prepared, begun: float) 
         return hours * math.fsum(life.paid(a, b).paid for life in simulation.lives for a, b in spans)
 
     days = list(scored_spans(cell.scenario, setup))
-    return _result(days, _counts(simulation, [spans for _, spans in days]), paid, begun)
+    spans = [some for _, some in days]
+    if getattr(simulation, "flow", None) is not None:
+        return _result(days, _flowed(simulation, spans), paid, begun)
+    arrival, violated = setup.requests.arrival_seconds, _judged(simulation).violated
+    counts = [_counted(arrival, violated, some) for some in spans]
+    surged = surges(arrival, setup.end_seconds, setup.startup.median_seconds * setup.startup_factor)
+    inside = [_counted(arrival[surged], violated[surged], some) for some in spans]
+    return replace(
+        _result(days, counts, paid, begun),
+        surged=tuple(arrived for arrived, _ in inside),
+        surged_violated=tuple(late for _, late in inside),
+    )
+
+
+def surges(arrival: Floats, end_seconds: float, startup_seconds: float) -> npt.NDArray[np.bool_]:
+    """Which requests arrive in a surge: more in their minute than `SURGE_GROWTH` times the most in any minute of the hour that
+    ended a start-up time before it.  Nothing is a surge before there is such a past.
+    """
+    minutes = np.bincount((arrival // 60).astype(np.int64), minlength=math.ceil(end_seconds / 60))
+    ago = math.ceil(startup_seconds / 60)
+    grown = np.zeros(len(minutes), dtype=bool)
+    for minute in range(ago + 1, len(minutes)):
+        past = minutes[max(0, minute - ago - _SURGE_PAST_MINUTES) : minute - ago]
+        grown[minute] = minutes[minute] > SURGE_GROWTH * past.max()
+    return grown[(arrival // 60).astype(np.int64)]
 
 
 def _contestants(prepared: Prepared, policy: Policy | Own) -> Sequence[Contestant]:
@@ -182,13 +219,10 @@ def _contestants(prepared: Prepared, policy: Policy | Own) -> Sequence[Contestan
     return contestants_of(prepared, policy)
 
 
-def _counts(simulation: Simulation, days: Sequence[Spans]) -> list[tuple[int, int]]:
+def _flowed(simulation: Simulation, days: Sequence[Spans]) -> list[tuple[int, int]]:
     """(arrived, violated) in each day's spans.  The twin knows whole seconds and parts of requests: both are rounded."""
-    flow = getattr(simulation, "flow", None)
+    flow: Any = simulation.flow  # type: ignore[attr-defined]
     arrival = simulation.setup.requests.arrival_seconds
-    if flow is None:
-        violated = _judged(simulation).violated
-        return [_counted(arrival, violated, spans) for spans in days]
     _, late = flow.per_second()
     total = np.concatenate([[0.0], np.cumsum(late)])
     counted = []
@@ -397,7 +431,7 @@ def source_hash(roots: tuple[Path, ...] | None = None, *, ours: bool = True) -> 
 
 def is_ours(name: str) -> bool:
     """Whether a file, such as ``autoscaler/step.py``, is run by this project's policies only."""
-    return name.startswith(_OURS)
+    return name.startswith(_CORE) and not name.startswith(_EVERYBODYS)
 
 
 def _decides(path: Path) -> bool:

@@ -63,6 +63,45 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Each of some traces at each of some start-ups."""
+
+    traces: tuple[str, ...] = setting(doc="Shipped traces, without their file ending.")
+    startups: tuple[str, ...] = setting(doc="Names of start-ups.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Test days in a row under one seed."""
+
+    seed: int = setting(doc="Seed of arrivals, lengths and start-ups.", low=0)
+    first_day: int = setting(doc="Days after the first test day.", low=0)
+    days: int = setting(doc="How many.", low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What is run to see which promises hold, row by row."""
+
+    rows: tuple[Rows, ...] = setting(doc="In the order in which they are run.")
+    stretches: tuple[Stretch, ...] = setting(doc="What is run of each; the first covers all days.")
+    screen: int = setting(doc="The stretch, by place, that all peers are searched on first.", low=0)
+    near: float = setting(doc="Peers within this factor of the best one there are run on all stretches.", low=1)
+    kept: int = setting(doc="At most so many of them.", low=1)
+    peers: tuple[str, ...] = setting(doc="Whose knobs are turned, by name.")
+    planned: tuple[str, ...] = setting((), "Those of them that do not only react.")
+    target: float = setting(0.99, "Attainment asked for.", above=0, below=1)
+    small: tuple[str, ...] = setting((), "Traces that need less than five replicas.")
+    crowds: tuple[str, ...] = setting((), "Traces with crowds that nobody foresees.")
+    ratio_goals: dict[str, float] = setting(
+        factory=dict, doc="Cost over the best peer's that is promised, by start-up."
+    )
+    attained_goal: float = setting(0.002, "How far the attainment may be from the target.", above=0)
+    crowd_goal: float = setting(1.15, "Cost over the best reactive peer's at crowds.", above=0)
+    shipped_goal: float = setting(0.8, "Cost over that of a peer as shipped.", above=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """The table of what is run."""
 
@@ -79,6 +118,7 @@ class Grid:
     quick: Size = setting(doc="A look.")
     default: Size = setting(doc="An hour on two cores.")
     full: Size = setting(doc="Everything.")
+    claims: Claims = setting(doc="What is promised.")
 
 
 @cache

@@ -82,8 +82,8 @@ def _missing(found: Results, contender: Contender, part: str, wanted: list[float
     places = [contender.knobs.index(knob) for knob in known]
     run, out = set(places), set[int]()
     for value in wanted:
-        ends = _ends(share, cost, value)
-        step = _step([(places[i], float(share[i])) for i in ends], run, len(contender.knobs), value)
+        ends = ends_at(share, cost, value)
+        step = next_place([(places[i], float(share[i])) for i in ends], run, len(contender.knobs), value)
         if step is not None:
             out.add(step)
         elif part == "test":  # on train days a knob is picked, no cost is read
@@ -92,7 +92,7 @@ def _missing(found: Results, contender: Contender, part: str, wanted: list[float
     return out
 
 
-def _step(ends: list[tuple[int, float]], run: set[int], count: int, wanted: float) -> int | None:
+def next_place(ends: list[tuple[int, float]], run: set[int], count: int, wanted: float) -> int | None:
     """The next knob's place: outwards where the wanted share is not enclosed, else between; None between neighbours."""
     if len(ends) < 2:
         outside = max(0, min(run) - _OUTWARDS) if ends[0][1] <= wanted else min(count - 1, max(run) + _OUTWARDS)
@@ -106,7 +106,7 @@ def _step(ends: list[tuple[int, float]], run: set[int], count: int, wanted: floa
     return min(between, key=lambda i: (abs(i - aim), i))
 
 
-def _ends(share: Floats, cost: Floats, wanted: float) -> list[int]:
+def ends_at(share: Floats, cost: Floats, wanted: float) -> list[int]:
     """Indices of the points of the frontier on both sides of `wanted`, the one that attains first; or the one at its end."""
     kept = np.flatnonzero(on_frontier(share, cost))
     kept = kept[np.argsort(share[kept])]

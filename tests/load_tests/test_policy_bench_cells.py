@@ -17,7 +17,17 @@ from load_tests import policy_bench_cells, policy_bench_run
 from load_tests.campaign import play, prepare
 from load_tests.peers import HpaSettings, PeerFacts, Static, StaticSettings
 from load_tests.policy_bench_cache import Cache
-from load_tests.policy_bench_cells import Cell, CellResult, is_ours, key, run_cell, runs_on, scored_spans, source_hash
+from load_tests.policy_bench_cells import (
+    Cell,
+    CellResult,
+    is_ours,
+    key,
+    run_cell,
+    runs_on,
+    scored_spans,
+    source_hash,
+    surges,
+)
 from load_tests.policy_bench_grid import Capacity, peers
 from load_tests.policy_bench_run import batches, run_batch, run_cells
 from load_tests.run import metrics
@@ -120,6 +130,26 @@ def test_a_change_of_our_policies_leaves_what_others_came_to(tmp_path: Path) -> 
     assert source_hash((package,), ours=False) == first
     (package / "units.py").write_text("a = 2\n")
     assert source_hash((package,), ours=False) != first
+
+
+def test_a_surge_is_a_minute_that_nobody_could_have_started_replicas_for() -> None:
+    """Ten a minute for two hours, then forty: at a start-up of two minutes, forty is new for three minutes."""
+    per_minute = np.array([10] * 120 + [40] * 30 + [14] * 30)
+    arrival = np.concatenate([60.0 * m + np.linspace(0, 59, n) for m, n in enumerate(per_minute)])
+    inside = surges(arrival, 60.0 * len(per_minute), 120.0)
+    minutes = set((arrival[inside] // 60).astype(int).tolist())
+    assert minutes == {120, 121, 122}
+    assert set((arrival[surges(arrival, 60.0 * len(per_minute), 600.0)] // 60).astype(int).tolist()) == set(
+        range(120, 131)
+    )
+    assert not surges(arrival[:100], 600.0, 120.0).any()
+
+
+def test_requests_in_surges_are_counted_apart() -> None:
+    result = run_cell(Cell(scenario=step(), policy=StaticSettings(replicas=1), seed=0))
+    assert len(result.surged) == len(result.days) == len(result.surged_violated)
+    assert all(late <= some for late, some in zip(result.surged_violated, result.surged, strict=True))
+    assert CellResult.from_json(result.to_json()) == result
 
 
 def called(cell: Cell) -> set[str]:
