@@ -248,7 +248,7 @@ def screen(run: Run, row: Row, warm: Mapping[str, list[int]]) -> dict[str, Searc
     made: dict[str, Searched] = {}
     for peer in row.contenders():
         begin = warm.get(peer.name) or [round(share * (len(peer.knobs) - 1)) for share in _FIRST]
-        one = search(run, row, peer, short, begin, [wanted], claims.near * best)
+        one = search(run, row, peer, short, begin, [wanted], claims.far * best)
         made[peer.name] = one
         best = min(best, one.cost(wanted) or np.inf)
     return made
@@ -260,10 +260,14 @@ def screen_share(row: Row) -> float:
 
 
 def near_best(row: Row, screened: Mapping[str, Searched]) -> list[Searched]:
-    """Those to be run on all stretches, cheapest first."""
+    """Those to be run on all stretches, cheapest first: two, and a third that is next to the best one."""
     claims, wanted = row.claims, screen_share(row)
     costs = sorted((cost, name) for name, one in screened.items() if (cost := one.cost(wanted)) is not None)
-    return [screened[name] for cost, name in costs[: claims.kept] if cost <= claims.near * costs[0][0]]
+    return [
+        screened[name]
+        for i, (cost, name) in enumerate(costs[:3])
+        if cost <= (claims.near if i > 1 else claims.far) * costs[0][0]
+    ]
 
 
 def run_peers(
@@ -276,7 +280,7 @@ def run_peers(
     kept = []
     for one in near_best(row, screened):
         ends = one.ends(screen_share(row))
-        kept.append(search(run, row, one.contender, row.claims.stretches, [*ends, max(ends) + 1], wanted))
+        kept.append(search(run, row, one.contender, row.claims.stretches, ends, wanted))
     return screened, kept
 
 

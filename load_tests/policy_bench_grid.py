@@ -86,8 +86,10 @@ class Claims:
     rows: tuple[Rows, ...] = setting(doc="In the order in which they are run.")
     stretches: tuple[Stretch, ...] = setting(doc="What is run of each; the first covers all days.")
     screen: int = setting(doc="The stretch, by place, that all peers are searched on first.", low=0)
-    near: float = setting(doc="Peers within this factor of the best one there are run on all stretches.", low=1)
-    kept: int = setting(doc="At most so many of them.", low=1)
+    far: float = setting(doc="A peer beyond this factor of the best one there is searched no further.", low=1)
+    near: float = setting(
+        doc="The best two are run on all stretches, and a third within this factor of the best.", low=1
+    )
     peers: tuple[str, ...] = setting(doc="Whose knobs are turned, by name.")
     planned: tuple[str, ...] = setting((), "Those of them that do not only react.")
     target: float = setting(0.99, "Attainment asked for.", above=0, below=1)

@@ -19,11 +19,11 @@ def shipped(told: Json) -> Iterator[str]:
     for target, family, cases in _groups(told):
         yield f"{_title(target, family)}. Cost over the clairvoyant's (attained, %):"
         yield ""
-        yield from _head([case["name"] for case, _ in cases])
+        yield from head(["", *(_trace(case) for case, _ in cases)])
         for name in _names(cases):
-            yield _row(name, [_shipped(_outcome(rows, name), rows[0]["oracle"], target) for _, rows in cases])
-        yield _row("*lower bound*", [_below(rows[0]) for _, rows in cases])
-        yield _row("*clairvoyant, GPU-hours*", [_hours(rows[0]["oracle"]) for _, rows in cases])
+            yield table_row(name, [_shipped(_outcome(rows, name), rows[0]["oracle"], target) for _, rows in cases])
+        yield table_row("*lower bound*", [_below(rows[0]) for _, rows in cases])
+        yield table_row("*clairvoyant, GPU-hours*", [_hours(rows[0]["oracle"]) for _, rows in cases])
         yield ""
 
 
@@ -37,11 +37,11 @@ def hindsight(told: Json) -> Iterator[str]:
                 continue
             yield f"{_title(target, family)}: {now[0]['reference']} over each peer in hindsight, at equal attainment:"
             yield ""
-            yield from _head([case["name"] for case, _ in cases])
-            yield _row("*ours attained, %*", [_percent(c["ours"]["attainment_fraction"]) for c in now])
-            yield _row("*over the cheapest at just the target*", [_ratio(c["over_cheapest"]) for c in now])
+            yield from head(["", *(_trace(case) for case, _ in cases)])
+            yield table_row("*ours attained, %*", [percent(c["ours"]["attainment_fraction"]) for c in now])
+            yield table_row("*over the cheapest at just the target*", [_ratio(c["over_cheapest"]) for c in now])
             for name in names:
-                yield _row(name, [_place(c, name) for c in now])
+                yield table_row(name, [_place(c, name) for c in now])
             yield ""
 
 
@@ -77,7 +77,7 @@ def _shipped(outcome: Json | None, oracle: Json | None, target: float) -> str:
     if outcome is None or oracle is None:
         return ""
     attained = outcome["attainment_fraction"]
-    text = f"{outcome['gpu_hours'] / oracle['gpu_hours']:.2f} ({_percent(attained)})"
+    text = f"{outcome['gpu_hours'] / oracle['gpu_hours']:.2f} ({percent(attained)})"
     return f"**{text}**" if attained >= target else text
 
 
@@ -95,7 +95,7 @@ def _place(comparison: Json, name: str) -> str:
     return _ratio(line["ratio"]["value"])
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
     """Never rounded up to a hundred."""
     for digits in (1, 2, 3, 4):
         text = f"{100 * fraction:.{digits}f}"
@@ -112,12 +112,18 @@ def _hours(outcome: Json | None) -> str:
     return "" if outcome is None else f"{outcome['gpu_hours']:.0f}"
 
 
-def _head(names: Sequence[str]) -> Iterator[str]:
-    yield _row("", [name.removeprefix("rate_").split(",")[0] for name in names])
-    yield _row("---", ["--:"] * len(names))
+def _trace(case: Json) -> str:
+    return str(case["name"]).removeprefix("rate_").split(",")[0]
 
 
-def _row(name: str, cells: Sequence[str]) -> str:
+def head(titles: Sequence[str]) -> Iterator[str]:
+    """The first two lines of a table, numbers to the right."""
+    yield table_row(titles[0], titles[1:])
+    yield table_row("---", ["--:"] * (len(titles) - 1))
+
+
+def table_row(name: str, cells: Sequence[str]) -> str:
+    """One line of it."""
     return f"| {name} | {' | '.join(cells)} |"
 
 
