@@ -157,6 +157,11 @@ def parser() -> argparse.ArgumentParser:
     policy.add_argument(
         "--full", action="store_true", help="the whole grid: more start-ups, days and seeds, many hours"
     )
+    policy.add_argument(
+        "--claims",
+        action="store_true",
+        help="what is promised: every test day, five seeds, the best peers in hindsight",
+    )
     policy.add_argument("--engine", choices=("plant", "fluid"), help="instead of the grid's or, for files, the plant")
     policy.add_argument(
         "--backend", choices=("loky", "ray", "dask"), help="where runs go (default: loky, this machine)"
@@ -278,7 +283,9 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    asked = {name: getattr(arguments, name) for name in ("full", "engine", "backend", "jobs", "html", "cache")}
+    asked = {
+        name: getattr(arguments, name) for name in ("full", "claims", "engine", "backend", "jobs", "html", "cache")
+    }
     if arguments.name == "policy":
         from load_tests.policy_bench import bench_policy
 

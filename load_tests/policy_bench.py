@@ -77,8 +77,9 @@ def bench_policy(
     html: Path | None = None,
     cache: Path | None = None,
     engine: Engine | None = None,
+    claims: bool = False,
 ) -> int:
-    """The command: scenario files, or the grid of development traces where none is given.
+    """The command: scenario files, or the grid of development traces where none is given; `claims`: what is promised.
 
     The exit code: 1 where somebody attains a target for less than its lower bound, which then is none.
     """
@@ -88,6 +89,19 @@ def bench_policy(
         raise ConfigError("--jobs", f"{jobs} must be >= 1")
     if full and (quick or sources):
         raise ConfigError("--full", "must be left out where scenarios are named, and with --quick")
+    if claims:
+        for name, value in (
+            ("scenario", sources),
+            ("--quick", quick),
+            ("--full", full),
+            ("--html", html),
+            ("--engine", engine),
+        ):
+            if value:
+                raise ConfigError(name, f"{value!r} must be left out with --claims, whose rows are given")
+        from load_tests.policy_bench_claims_table import bench_claims
+
+        return bench_claims(cache=cache, jobs=jobs, backend=backend, as_json=as_json)
     check_place(html.parent if html is not None else None, "--html")
     directory = cache or default_directory()
     check_place(directory, "--cache")

@@ -14,9 +14,11 @@ import numpy as np
 
 from load_tests import draws
 from load_tests.campaign import policy_name
+from load_tests.peers import LcpSettings
 from load_tests.policy_bench_cases import cut
 from load_tests.policy_bench_cells import Cell, CellResult, Own
-from load_tests.policy_bench_contenders import Contender, contender
+from load_tests.policy_bench_compare import EQUAL
+from load_tests.policy_bench_contenders import KNOBS, Contender, contender
 from load_tests.policy_bench_grid import Capacity, Claims, Grid, Line, Stretch, peers, sized
 from load_tests.policy_bench_search import ends_at, next_place
 from load_tests.policy_bench_stats import Floats, Points, Ratio, cost_at, ratio
@@ -63,7 +65,9 @@ class Row:
     def contenders(self) -> list[Contender]:
         """The peers, most promising first."""
         known = {policy_name(p): p for p in peers(self.capacity)}
-        return [contender(known[name]) for name in self.claims.peers]
+        # A price ranges over decades: twice as many values, so that what is read between two of them is as near.
+        knobs = {name: 2 * KNOBS - 1 if isinstance(known[name], LcpSettings) else KNOBS for name in self.claims.peers}
+        return [contender(known[name], knobs=count) for name, count in knobs.items()]
 
 
 def claim_rows(known: Grid, *, train: bool = False) -> Iterator[Row]:
@@ -183,15 +187,20 @@ def _too_dear(made: Searched, wanted: float, dearest: float) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class RowResult:
-    """What a row came to.  `screened`: each peer's GPU-hours on the short stretch; None where it does not get there at a cost
-    near the best one's.  `kept`: peers on all stretches.  `shipped`: peers as shipped, and ours, on the short stretch."""
+    """What a row came to.  `screened`: peers on the short stretch, `kept`: on all of them, `shipped`: as shipped on the short
+    one.  `whole` is False where a result was not to be had."""
 
     row: Row
     ours: list[CellResult]
-    screened: dict[str, float | None]
+    screened: dict[str, Searched]
     kept: list[Searched]
     shipped: dict[str, CellResult]
     whole: bool
+
+    def screened_gpu_hours(self) -> dict[str, float]:
+        """Each peer's cost on the short stretch; without those that do not get there at a cost near the best one's."""
+        wanted = screen_share(self.row)
+        return {name: cost for name, one in self.screened.items() if (cost := one.cost(wanted)) is not None}
 
     @property
     def share(self) -> float:
@@ -231,7 +240,9 @@ class RowResult:
         return max(known, key=lambda one: one[1].value or 0.0) if known else None
 
     def for_the_promise(self) -> tuple[str, float] | None:
-        """The peer that costs least at just the target, and ours over it."""
+        """The peer that costs least at just the target, and ours over it; None where ours misses the target."""
+        if self.share > (1 + EQUAL) * (1 - self.row.claims.target):
+            return None
         costs = [(one.contender.name, one.cost(1 - self.row.claims.target)) for one in self.kept]
         known = [(name, cost) for name, cost in costs if cost is not None]
         if not known:
@@ -252,6 +263,11 @@ def screen(run: Run, row: Row, warm: Mapping[str, list[int]]) -> dict[str, Searc
         made[peer.name] = one
         best = min(best, one.cost(wanted) or np.inf)
     return made
+
+
+def warm_places(row: Row, screened: Mapping[str, Searched]) -> dict[str, list[int]]:
+    """Where the next start-up of the trace begins to search."""
+    return {name: one.ends(screen_share(row)) for name, one in screened.items() if one.found}
 
 
 def screen_share(row: Row) -> float:
@@ -300,17 +316,11 @@ def run_row(run: Run, row: Row, warm: Mapping[str, list[int]]) -> RowResult | No
         return None
     realised = float(points_of([ours]).totals()[0][0, 0])
     screened, kept = run_peers(run, row, warm, realised)
-    wanted = screen_share(row)
     return RowResult(
         row=row,
         ours=ours,
-        screened={name: one.cost(wanted) for name, one in screened.items()},
+        screened=screened,
         kept=kept,
         shipped=run_shipped(run, row),
         whole=all(one.whole for one in (*screened.values(), *kept)),
     )
-
-
-def places_of(row: Row, screened: Mapping[str, Searched]) -> dict[str, list[int]]:
-    """Where the next start-up of the trace begins to search."""
-    return {name: one.ends(screen_share(row)) for name, one in screened.items() if one.found}

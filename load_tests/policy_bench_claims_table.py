@@ -1,18 +1,56 @@
-"""The rows of the claims as tables of markdown, goal by goal: what is met, what is missed, and by how much."""
+"""`autoscaler bench policy --claims`: the rows as tables of markdown, goal by goal, losing rows as plainly as winning ones."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from load_tests.policy_bench_claims import RowResult, by_day
-from load_tests.policy_bench_markdown import head, percent, table_row
+from load_tests.campaign import check_place, progress_bar
+from load_tests.policy_bench_cache import Cache, default_directory
+from load_tests.policy_bench_cells import Cell, CellResult
+from load_tests.policy_bench_claims import RowResult, by_day, claim_rows, run_row, warm_places
+from load_tests.policy_bench_grid import grid
+from load_tests.policy_bench_markdown import head, table_row
+from load_tests.policy_bench_run import Backend, run_cells
 from load_tests.policy_bench_stats import Ratio
 
 # Up to this start-up the attainment itself is promised, beyond it that of requests outside surges.
 _PROMPT_STARTS = ("start 10 s", "start 60 s", "start 180 s")
+
+
+def bench_claims(
+    *, cache: Path | None = None, jobs: int | None = None, backend: Backend | None = None, as_json: bool = False
+) -> int:
+    """The command: every row of the grid in its order.  Finished runs are kept, so that it goes on where it was stopped."""
+    directory = cache or default_directory()
+    check_place(directory, "--cache")
+    kept, results = Cache(directory), list[RowResult]()
+    warm: dict[str, dict[str, list[int]]] = {}
+    with progress_bar() as progress:
+        rows = list(claim_rows(grid()))
+        for i, row in enumerate(rows):
+
+            def run(cells: Sequence[Cell], name: str = row.name, done: int = i) -> list[CellResult | None]:
+                def tell(what: str, share: float) -> None:
+                    progress(f"{name}: {what}", (done + share) / len(rows))
+
+                return list(
+                    run_cells(
+                        cells, cache=kept, backend=backend or "loky", jobs=jobs or os.cpu_count() or 1, progress=tell
+                    )
+                )
+
+            result = run_row(run, row, warm.get(row.trace, {}))
+            assert result is not None
+            warm[row.trace] = warm_places(row, result.screened)
+            results.append(result)
+    print(json.dumps(to_json(results), indent=1, allow_nan=False) if as_json else "\n".join(lines(results)))
+    return 0
 
 
 def attained(result: RowResult) -> tuple[bool, float, bool]:
@@ -64,10 +102,10 @@ def _goals(results: Sequence[RowResult]) -> Iterator[str]:
     rest = [r for r in results if not attained(r)[0]]
     off = 100 * claims.attained_goal
     for text, some in (
-        (f"attained {percent(claims.target)} ± {off:g} %, starts to 180 s, need >= 5", whole),
-        (f"outside surges at least {percent(claims.target - claims.attained_goal)} %, elsewhere", rest),
+        (f"attained {_percent(claims.target)} ± {off:g} %, starts to 180 s, need >= 5", whole),
+        (f"outside surges at least {_percent(claims.target - claims.attained_goal)} %, elsewhere", rest),
     ):
-        missed = [f"{_short(r)} ({percent(attained(r)[1])})" for r in some if not attained(r)[2]]
+        missed = [f"{_short(r)} ({_percent(attained(r)[1])})" for r in some if not attained(r)[2]]
         yield _goal(text, len(some), missed)
     for line, goal in claims.ratio_goals.items():
         known = [r for r in results if r.row.line.name == line and near_best(r) is not None]
@@ -96,12 +134,12 @@ def _rows(results: Sequence[RowResult]) -> Iterator[str]:
         best, outside, promise = result.best(), result.outside_surges, result.for_the_promise()
         goal = result.row.claims.ratio_goals[result.row.line.name]
         held, near = attained(result), near_best(result)
-        whole = percent(1 - result.share)
+        whole = _percent(1 - result.share)
         yield table_row(
             _short(result),
             [
                 whole if not held[0] else _bold(whole, held[2]),
-                f"{percent(outside[0]) if held[0] else _bold(percent(outside[0]), held[2])} ({100 * outside[1]:.1f})",
+                f"{_percent(outside[0]) if held[0] else _bold(_percent(outside[0]), held[2])} ({100 * outside[1]:.1f})",
                 f"{result.gpu_hours:,.0f}",
                 "nobody attains it" if best is None else _bold(_value(best), bool(near)),
                 "" if best is None else _interval(best[1]),
@@ -118,7 +156,7 @@ def _peers(results: Sequence[RowResult]) -> Iterator[str]:
     yield from head(["row", *names])
     for result in results:
         ratios, told = dict(result.ratios()), []
-        known = {n: c for n, c in result.screened.items() if c is not None}
+        known = result.screened_gpu_hours()
         least = min(known.values(), default=None)
         for name in names:
             if name in ratios:
@@ -141,7 +179,7 @@ def _shipped(results: Sequence[RowResult]) -> Iterator[str]:
                 cells.append("")
                 continue
             kept, over, held = told[name]
-            cells.append(_bold(f"{over:.2f} ({percent(kept)})", held is True))
+            cells.append(_bold(f"{over:.2f} ({_percent(kept)})", held is True))
         yield table_row(_short(result), cells)
 
 
@@ -166,7 +204,7 @@ def to_json(results: Sequence[RowResult]) -> list[dict[str, Any]]:
                 "over_best_reactive": None if reactive is None else _ratio_json(reactive[1]),
                 "for_the_promise": result.for_the_promise(),
                 "peers": {name: _ratio_json(r) for name, r in result.ratios()},
-                "screened_gpu_hours": result.screened,
+                "screened_gpu_hours": result.screened_gpu_hours(),
                 "shipped": [list(one) for one in shipped(result)],
                 "attained_held": attained(result)[2],
                 "near_best": near_best(result),
@@ -183,6 +221,11 @@ def _ratio_json(found: Ratio) -> dict[str, Any]:
 
 def _short(result: RowResult) -> str:
     return result.row.name.removeprefix("rate_").removeprefix("servegen_").replace("start ", "")
+
+
+def _percent(fraction: float) -> str:
+    """Two digits, and never rounded up to a hundred."""
+    return f"{min(100 * fraction, 99.99 if fraction < 1 else 100.0):.2f}"
 
 
 def _bold(text: str, held: bool) -> str:
