@@ -4,8 +4,9 @@
 
 Once the gain has fallen to what is set, while it is not clipped, and turns serve alike, its net move over K turns is
 K * gain * (realised - allowed violations), so that what it may still owe shrinks as 1/K whatever the traffic does (Gibbs and
-Candès 2021, arXiv:2106.00170; the bound is that of Feldman et al. 2022, arXiv:2205.09095).  It learns only from what replicas
-can change: see `held`.
+Candès 2021, arXiv:2106.00170; the bound is that of Feldman et al. 2022, arXiv:2205.09095).  So it is an error budget in the
+sense of SREs, and goes faster while more than half of the last day's is unspent: nobody gets anything for that.  It learns
+only from what replicas can change: see `held`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ DAY_SECONDS = 86_400.0
 LEAST_SERVED = 1e-6  # requests; parts of one come from rates
 GAIN_SECONDS = 30.0  # the time for which `gain` is given
 FIRST_GAIN = 4.0  # times `gain` at first, falling as a day's memory fills: found in 1 day instead of 4, and calm after
+LEAN_GAIN = 3.0  # times that while the last day's error budget is unspent, falling until half of it is spent
 BUSY_FRACTION = 0.7  # of the feasible load: violations of a pool that has not been so busy lately have another cause
 BUSY_SECONDS = 600.0  # how long it counts as lately: long answers are counted when they end
 SURGE_LEAST = 0.5  # Erlangs more: in a small pool a few requests double the work
@@ -53,16 +55,20 @@ def steered(
     served, forget = latency.served_requests or 0.0, math.exp(-window / DAY_SECONDS)
     risk = replace(
         risk, busy=busy, first=first, pace=pace, served=forget * risk.served + served,
-        seconds=forget * risk.seconds + window,
+        seconds=forget * risk.seconds + window, late=forget * risk.late,
     )  # fmt: skip
     violated = violations(risk, latency, slo)
     if violated is None:
         return risk
+    violated = min(violated, served)
+    risk = replace(risk, late=risk.late + violated)
     per_window = risk.served / risk.seconds * window
-    excess = (min(violated, served) - (1.0 - slo.attainment_fraction) * served) / per_window
+    allowed = 1.0 - slo.attainment_fraction
+    excess = (violated - allowed * served) / per_window
     if held(risk, now, excess, unknown=unknown, lead_seconds=lead_seconds):
         return risk
     gain = settings.gain * (FIRST_GAIN - (FIRST_GAIN - 1.0) * min(1.0, risk.seconds / DAY_SECONDS))
+    gain *= 1.0 + (LEAN_GAIN - 1.0) * max(0.0, 1.0 - 2.0 * risk.late / (allowed * risk.served))
     moved = risk.log_headroom + gain * window / GAIN_SECONDS * excess
     low, high = math.log(settings.min_headroom), math.log(settings.max_headroom)
     return replace(risk, log_headroom=min(high, max(low, moved)))

@@ -465,10 +465,10 @@ class Tail:
 class Risk:
     """What steers on the attainment: the logarithm of the headroom factor on work, and what it is moved by.
 
-    `served` requests in `seconds`, both decayed over a day; `first`, `pace`: first tokens and paces around their limits;
-    `busy`: the largest share of the feasible load lately; `bound`: what set the last number instead of the work (``most``,
-    ``least``, or empty).  `past`: (instant, Erlangs) of the last start-up time; `surge_at_seconds`: when there was last much
-    more work than a start-up time before.
+    `served` requests in `seconds`, `late` of them, all decayed over a day; `first`, `pace`: first tokens and paces around
+    their limits; `busy`: the largest share of the feasible load lately; `bound`: what set the last number instead of the
+    work (``most``, ``least``, or empty).  `past`: (instant, Erlangs) of the last start-up time; `surge_at_seconds`: when
+    there was last much more work than a start-up time before.
     """
 
     log_headroom: float = 0.0
@@ -480,6 +480,7 @@ class Risk:
     bound: str = ""
     past: tuple[tuple[int, float], ...] = ()
     surge_at_seconds: int | None = None
+    late: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

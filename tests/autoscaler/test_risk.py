@@ -40,8 +40,11 @@ def turn(risk: Risk, now: Observation, *, load: float | None = 1.0, unknown: boo
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=200))
 def test_its_move_is_what_was_late_beyond_what_is_allowed(late: list[int]) -> None:
-    """ALGORITHM of the module: log headroom = gain * sum(violated - allowed) / served, while it is not clipped."""
-    risk, wide = Risk(served=8.64e5, seconds=86_400.0), RiskSettings(min_headroom=1e-9, max_headroom=10.0)
+    """ALGORITHM of the module: log headroom = gain * sum(violated - allowed) / served, while it is not clipped.
+
+    Half of the day's budget is spent, or more: as long as less is, it goes faster.
+    """
+    risk, wide = Risk(served=8.64e5, seconds=86_400.0, late=8640.0), RiskSettings(min_headroom=1e-9, max_headroom=10.0)
     total = 0.0
     for i, count in enumerate(late):
         risk = steered(risk, wide, SLO, seen(10 * i, late=float(count)), load=1.0, unknown=False)
@@ -59,6 +62,20 @@ def test_it_is_clipped_both_ways() -> None:
     for i in range(6000):
         risk = steered(risk, quick, SLO, seen(10 * i), load=1.0, unknown=False)
     assert risk.log_headroom == math.log(0.6)
+
+
+@pytest.mark.parametrize(("spent", "times"), [(0.0, 3.0), (0.25, 2.0), (0.5, 1.0), (3.0, 1.0)])
+def test_while_the_days_error_budget_is_unspent_it_goes_faster(spent: float, times: float) -> None:
+    risk = Risk(served=8.64e5, seconds=86_400.0, late=spent * 8640.0)
+    moved = turn(risk, seen(late=0.0)).log_headroom
+    assert moved == pytest.approx(-times * SETTINGS.gain / 3.0 * 0.01, rel=1e-3)
+
+
+def test_what_was_late_is_spent_whether_or_not_it_is_learned_from() -> None:
+    spent = turn(Risk(bound="most"), seen(late=7.0))
+    assert spent.log_headroom == 0.0
+    assert spent.late == 7.0
+    assert turn(spent, seen(10, late=0.0)).late == pytest.approx(7.0, rel=1e-3)
 
 
 def test_a_turn_without_answers_or_without_latency_moves_nothing() -> None:
