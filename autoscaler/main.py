@@ -52,6 +52,11 @@ VERBS: tuple[tuple[str, str, str], ...] = (
         "Tell what a pool has cost and attained by its log, and what `auto` would have.",
     ),
     (
+        "costs",
+        "autoscaler.costs_command",
+        "Tell what the replicas of a pool were there for, in replica-hours, by its log.",
+    ),
+    (
         "serve",
         "metrics_adapter.serve_command",
         "Decide for all pools, and answer HPAs, KEDA and Prometheus; with a page that says why.",
