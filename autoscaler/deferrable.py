@@ -8,8 +8,9 @@ interactive requests need and of this (the ballast of Chiron, arXiv 2501.08090).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from autoscaler.copies import replace
 from autoscaler.facts import Facts, work_of
 from autoscaler.types import Capacity, Observation, Reason, RequestClass, State
 

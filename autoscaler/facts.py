@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from autoscaler.signals import MAX_MASKED_FRACTION, SIGNALS, window_mean
@@ -25,6 +25,8 @@ class Facts:
     capacity: Capacity | None = None
     unknown: tuple[str, ...] = ()
     headroom: float = 1.0
+    # What `work` said: several ask for the same window, and each answer goes through the Observations in it.
+    _works: dict[tuple[int, float], float | None] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def signal(self, name: str, window_seconds: int) -> float | None:
         """The mean of a signal of `SIGNALS` over the last `window_seconds`; None if unknown."""
@@ -36,11 +38,17 @@ class Facts:
 
         None if more than `masked_fraction` of them is unknown.
         """
-        capacity = self.capacity
+        capacity, asked = self.capacity, (window_seconds, masked_fraction)
         if capacity is None:
             return None
-        arrived = partial(work_in, capacity=capacity, state=self.state)
-        return window_mean(self.recent, arrived, "count", window_seconds, masked_fraction)
+        if asked not in self._works:
+            arrived = partial(work_in, capacity=capacity, state=self.state)
+            self._works[asked] = window_mean(self.recent, arrived, "count", window_seconds, masked_fraction)
+        return self._works[asked]
+
+    def know(self, before: Facts) -> None:
+        """Take over what `before` knows of the work: of the same Observations, lengths and weights."""
+        self._works.update(before._works)
 
     def backlog(self) -> float | None:
         """Queued work in replica-seconds: waiting prompt tokens and the answers they will ask for.

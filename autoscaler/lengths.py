@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from functools import lru_cache
 from typing import TypeGuard
 
+from autoscaler.copies import replace
 from autoscaler.types import Histogram, Lengths, Moments, Observation, State
 
 # Half-life, in seconds, of the mean lengths of prompts and answers, and of their spread.
@@ -84,8 +85,8 @@ def _outputs(observation: Observation) -> tuple[float, float] | None:
     if demand is None:
         return None
     lengths = demand.output_lengths
-    if lengths is not None and lengths.sum is not None and _some(lengths.total):
-        return lengths.sum, lengths.total
+    if lengths is not None and lengths.sum is not None and _some(total := lengths.total):
+        return lengths.sum, total
     if _some(demand.finished_requests) and demand.output_tokens is not None:
         return demand.output_tokens, demand.finished_requests
     if _some(demand.requests) and demand.output_tokens is not None and demand.finished_requests is None:
@@ -176,22 +177,28 @@ def histogram_moments(histogram: Histogram) -> tuple[float, float] | None:
     total = histogram.total
     if not _some(total):
         return None
-    low = 1.0
     first = square = 0.0
-    for upper, count in zip((*histogram.upper_bounds, math.inf), histogram.counts, strict=True):
-        high = max(low, 2.0 * low if upper == math.inf else upper)
-        width = math.log(high / low)
-        share, off = count / total, math.exp(-width * width / 12.0)
-        if width > 0.0:
-            first += share * off * (high - low) / width
-            square += share * off**4 * (high - low) * (high + low) / (2.0 * width)
-        else:
-            first += share * low
-            square += share * low * low
-        low = high
+    for count, bucket in zip(histogram.counts, _buckets(histogram.upper_bounds), strict=True):
+        if count > 0.0:
+            share, (once, twice, across, middle, width) = count / total, bucket
+            first += share * once * across / width
+            square += share * twice * across * middle / (2.0 * width)
     mean = first if histogram.sum is None else histogram.sum / total
     square = max(1.0, square / (first * first)) * mean * mean
     return (mean, square) if math.isfinite(square) else None
+
+
+@lru_cache(maxsize=64)
+def _buckets(upper_bounds: tuple[float, ...]) -> tuple[tuple[float, float, float, float, float], ...]:
+    """Of every bucket: what is taken off both moments, high - low, high + low, log(high / low); a point is of width 1."""
+    low, rows = 1.0, []
+    for upper in (*upper_bounds, math.inf):
+        high = max(low, 2.0 * low if upper == math.inf else upper)
+        width = math.log(high / low)
+        off = math.exp(-width * width / 12.0)
+        rows.append((off, off**4, high - low, high + low, width) if width > 0.0 else (1.0, 1.0, low, 2.0 * low, 1.0))
+        low = high
+    return tuple(rows)
 
 
 def _with_histogram(known: Moments | None, histogram: Histogram | None, window: float, decay: float) -> Moments | None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, lru_cache
+from operator import attrgetter
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from autoscaler.errors import LogError
@@ -81,29 +82,25 @@ def step_of(data: Mapping[str, Any]) -> Step:
     return decode(Step, {k: v for k, v in data.items() if k != "type"})
 
 
+@lru_cache(maxsize=4096)
 def _float_text(value: float) -> str:
+    # Counts are mostly small whole numbers, and a Step says many numbers twice: looking one up is cheaper than spelling it.
     number = float(value) + 0.0
     if not math.isfinite(number):
         raise ValueError(f"{number} has no place in a log: unknown is None")
     return repr(number)
 
 
-@lru_cache(maxsize=256)
-def _bounds_text(bounds: tuple[float, ...]) -> str:
-    return f"[{','.join(map(_float_text, bounds))}]"
+def _floats_text(values: tuple[float, ...]) -> str:
+    return f"[{','.join(map(_float_text, values))}]"
+
+
+_bounds_text = lru_cache(maxsize=256)(_floats_text)
 
 
 @lru_cache(maxsize=4096)
 def _quoted(text: str) -> str:
     return json.dumps(text)
-
-
-def _counts_text(counts: tuple[float, ...]) -> str:
-    # Most buckets are empty: a run of zeros has one cheap spelling.
-    text = ",".join(["0.0" if c == 0 else repr(c) if type(c) is float else _float_text(c) for c in counts])
-    if "n" in text:  # of nan and inf
-        raise ValueError(f"{counts} has no place in a log: unknown is None")
-    return f"[{text}]"
 
 
 @cache
@@ -147,36 +144,38 @@ def _scalar_text(value: Any) -> str:
         return "null"
     if type(value) is float:
         return _float_text(value)
-    if isinstance(value, bool | str):
-        return json.dumps(value)
-    return _float_text(value)
+    if isinstance(value, str):
+        return _quoted(value)
+    return json.dumps(value) if isinstance(value, bool) else _float_text(value)
 
 
 def _tuple_encoder(arguments: tuple[Any, ...]) -> Encoder:
     if len(arguments) == 2 and arguments[1] is ...:
         if arguments[0] is float:
-            return _counts_text
+            return _floats_text
         item = encoder_of(arguments[0])
         return lambda v: "[" + ",".join([item(i) for i in v]) + "]"
     items = [encoder_of(a) for a in arguments]
+    if len(items) == 2:
+        one, two = items
+        return lambda v: f"[{one(v[0])},{two(v[1])}]"
     return lambda v: "[" + ",".join([e(i) for e, i in zip(items, v, strict=True)]) + "]"
 
 
 def _class_encoder(cls: type) -> Encoder:
     known = hints(cls)
-    parts = []
-    for f in fields(cls):
-        inner = _bounds_text if f.name == "upper_bounds" else encoder_of(known[f.name])
-        parts.append((f.name, f'"{f.name}":', inner, f.default))
+    names = [f.name for f in fields(cls)]
+    parts = [
+        (f'"{f.name}":', _bounds_text if f.name == "upper_bounds" else encoder_of(known[f.name]), f.default)
+        for f in fields(cls)
+    ]
+    # All fields in one call, where there are several: with one alone it would not give a tuple.
+    values_of = attrgetter(*names) if len(names) > 1 else lambda value: [getattr(value, name) for name in names]
 
     def encode_class(value: Any) -> str:
-        out = []
-        for name, label, inner, default in parts:
-            item = getattr(value, name)
-            if item is None or item == default:
-                continue
-            out.append(label + inner(item))
-        return "{" + ",".join(out) + "}"
+        rows = zip(parts, values_of(value), strict=True)
+        told = [label + text(v) for (label, text, default), v in rows if v is not None and v != default]
+        return f"{{{','.join(told)}}}"
 
     return encode_class
 

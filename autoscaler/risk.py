@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import replace
 
+from autoscaler.copies import replace
 from autoscaler.settings import RiskSettings, Slo
 from autoscaler.types import Histogram, Latency, Observation, Risk, Tail
 

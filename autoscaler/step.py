@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from autoscaler import limits as bound
+from autoscaler.copies import replace
 from autoscaler.coupling import Member, ratio, spares
 from autoscaler.deferrable import Ballast, with_classes
 from autoscaler.errors import ConfigError, ForecastError
@@ -115,8 +117,8 @@ class Autoscaler:
     def begin(self, memory: Memory, observation: Observation) -> Turn:
         """The step as far as this pool is alone: what it would have in replicas that carry."""
         self._check(memory, observation)
-        learned, facts, work = self._learn(memory, observation)
-        facts = self._steered(facts, work)
+        learned, capacity, work, missing = self._learn(memory, observation)
+        facts = self._steered(self._facts(learned, capacity, missing), work)
         policies = self._chosen(memory.beliefs.choice)
         proposals = tuple(r for r in (self._recommend(p, facts) for p in policies) if r is not None)
         power = self._power(facts)
@@ -213,8 +215,10 @@ class Autoscaler:
                 f"{observation.at_seconds} must be later than {last}, the instant of the last Observation",
             )
 
-    def _learn(self, memory: Memory, observation: Observation) -> tuple[Memory, Facts, float | None]:
-        """The Memory that knows `observation`, what policies may know, and the work per second that arrived."""
+    def _learn(
+        self, memory: Memory, observation: Observation
+    ) -> tuple[Memory, Capacity, float | None, tuple[str, ...]]:
+        """The Memory that knows `observation`, what replicas carry, the work per second that arrived, and what is unknown."""
         at = observation.at_seconds
         missing = unknown_groups(self.settings, memory.state, observation)
         state = with_lengths(_with_seen(memory.state, observation), observation, memory.recent)
@@ -234,21 +238,25 @@ class Autoscaler:
         if self.settings.preload.tiers:
             powers = states_of(self.settings.preload, capacity, self.settings.slo.ttft_seconds)
             state = replace(state, idle=with_gap(state.idle, observation, powers))
-        kept = tuple(o for o in memory.recent if at - o.at_seconds < self.recent_seconds)
+        kept = tuple([o for o in memory.recent if at - o.at_seconds < self.recent_seconds])
         # This Observation teaches the next step: more demand must not make replicas look stronger in the same one.
         taught = self.capacity_model.observe(memory.beliefs.capacity, observation, lengths, work)
         beliefs = replace(memory.beliefs, capacity=taught)
         learned = replace(memory, history=history, beliefs=beliefs, state=state, recent=(*kept, observation))
-        facts = Facts(
+        return learned, capacity, work, missing
+
+    def _facts(self, learned: Memory, capacity: Capacity, missing: tuple[str, ...]) -> Facts:
+        """What policies may know."""
+        observation = learned.recent[-1]
+        return Facts(
             observation=observation,
             recent=learned.recent,
-            state=state,
-            current=healthy(state, observation),
-            forecast=self._forecast(memory, history, capacity, at),
+            state=learned.state,
+            current=healthy(learned.state, observation),
+            forecast=self._forecast(learned, capacity, observation.at_seconds),
             capacity=capacity,
             unknown=missing,
         )
-        return learned, facts, work
 
     def _remembered(
         self, memory: Memory, observation: Observation, work: float | None, tenants: dict[str, float]
@@ -260,15 +268,15 @@ class Autoscaler:
             return self.forecaster.observe(memory.history, at, seconds, work)
         return apart(memory.history, at, seconds, work, {name: part / seconds for name, part in tenants.items()})
 
-    def _forecast(self, memory: Memory, history: object, capacity: Capacity, at: int) -> Forecast | None:
+    def _forecast(self, memory: Memory, capacity: Capacity, at: int) -> Forecast | None:
         """What is coming; None where the forecaster says that it cannot tell, or tells what is no number."""
         try:
             forecast = self.forecaster.forecast(
-                history, memory.beliefs.forecast, at, forecast_windows(self.settings, capacity)
+                memory.history, memory.beliefs.forecast, at, forecast_windows(self.settings, capacity)
             )
         except ForecastError:  # reactive policies still speak
             return None
-        if forecast is None or not all(map(math.isfinite, (v for row in forecast.values for v in row))):
+        if forecast is None or not all(map(math.isfinite, chain.from_iterable(forecast.values))):
             return None
         return forecast
 
@@ -291,7 +299,9 @@ class Autoscaler:
                 least=0.5 * capacity.feasible(1),
             )  # fmt: skip
         state = replace(facts.state, risk=risk, trust=trust)
-        return replace(facts, state=state, headroom=math.exp(risk.log_headroom))
+        after = replace(facts, state=state, headroom=math.exp(risk.log_headroom))
+        after.know(facts)
+        return after
 
     @property
     def _adapts(self) -> bool:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
+from autoscaler.copies import replace
 from autoscaler.settings import PreloadSettings
 from autoscaler.types import Capacity, Count, Idle, Observation, Reason
 

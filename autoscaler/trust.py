@@ -8,8 +8,7 @@ and does not mind a burst that did not come again.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from autoscaler.copies import replace
 from autoscaler.types import Forecast, Told, Trust
 
 LEAST_MATURED = 200

@@ -8,7 +8,7 @@ Observation of the pool, over `Observation.window_seconds`; rates are views of t
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -374,13 +374,12 @@ class Capacity:
         """Erlangs that each of `replicas` carries within the SLO; linear in 1/sqrt(n) between the known sizes."""
         known = self.feasible_load
         n = max(1, replicas)
-        if n <= known[0][0]:
-            return known[0][1]
-        for (n0, load0), (n1, load1) in pairwise(known):
-            if n <= n1:
-                share = (1 / math.sqrt(n0) - 1 / math.sqrt(n)) / (1 / math.sqrt(n0) - 1 / math.sqrt(n1))
-                return load0 + (load1 - load0) * share
-        return known[-1][1]
+        at = bisect_left(known, (n,))
+        if at == 0 or at == len(known):
+            return known[max(0, at - 1)][1]
+        (n0, load0), (n1, load1) = known[at - 1], known[at]
+        share = (1 / math.sqrt(n0) - 1 / math.sqrt(n)) / (1 / math.sqrt(n0) - 1 / math.sqrt(n1))
+        return load0 + (load1 - load0) * share
 
     def replicas(self, load: float) -> int:
         """The least number of replicas that carry `load` Erlangs together, each what one of so many carries."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
+from autoscaler.copies import replace
 from autoscaler.errors import ForecastError
 from autoscaler.settings import EventSettings
 from autoscaler.types import Forecast

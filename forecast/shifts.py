@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from autoscaler.copies import replace
 
 ALLOWANCE, ALARM = 1.0, 12.0  # in standard deviations of the error: what is still no shift, and how much must add up
 HOLD_SECONDS = 3_600  # that an alarm lasts

@@ -10,8 +10,9 @@ nights as often as they say, not only on average.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from autoscaler.copies import replace
 from forecast.events import Events
 from forecast.experts import EXPERTS, LEAST_WORK, Levels, Present, view
 from forecast.history import History

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
+from autoscaler.copies import replace
 from autoscaler.settings import ReplicaSettings, Slo, StartupSettings
 from autoscaler.types import Capacity, Lengths, Observation
 from autoscaler.units import significant

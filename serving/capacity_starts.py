@@ -7,9 +7,10 @@ count as longer than they have taken.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
+from autoscaler.copies import replace
 from autoscaler.types import Observation, Replicas
 from serving.startup import QUANTILES, LogNormal
 

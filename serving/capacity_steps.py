@@ -9,9 +9,10 @@ counted in seconds of the prior law, so that every coefficient is a multiple of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
+from autoscaler.copies import replace
 from autoscaler.types import Histogram, Observation
 from serving.closed_forms import Law, Mix
 from serving.step_fit import solve

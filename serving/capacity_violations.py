@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
+from autoscaler.copies import replace
 from autoscaler.settings import Slo
 from autoscaler.types import Histogram, Observation
 from serving.closed_forms import Engine, Law, Mix
