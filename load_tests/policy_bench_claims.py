@@ -179,10 +179,10 @@ def _next(made: Searched, wanted: Sequence[float]) -> set[int]:
 
 
 def _too_dear(made: Searched, wanted: float, dearest: float) -> bool:
-    """Whether the dearest point of the frontier that misses the wanted share costs more: attaining it costs no less."""
+    """Whether even the next point of the frontier that misses the wanted share costs more: attaining it costs no less."""
     places, share, cost = made.totals()
     missed = [float(cost[i]) for i in ends_at(share, cost, wanted) if share[i] > wanted]
-    return bool(missed) and min(missed) > dearest
+    return bool(missed) and missed[0] > dearest
 
 
 @dataclass(slots=True, kw_only=True)
@@ -252,12 +252,14 @@ class RowResult:
 
 
 def screen(run: Run, row: Row, warm: Mapping[str, list[int]]) -> dict[str, Searched]:
-    """Every peer on the short stretch, from the places of `warm` where there are any.  Results that lack are left out."""
+    """Peers on the short stretch: all of them, or those of `warm` from its places.  Results that lack are left out."""
     claims = row.claims
     short = [claims.stretches[claims.screen]]
     wanted, best = screen_share(row), np.inf
     made: dict[str, Searched] = {}
     for peer in row.contenders():
+        if warm and peer.name not in warm:
+            continue
         begin = warm.get(peer.name) or [round(share * (len(peer.knobs) - 1)) for share in _FIRST]
         one = search(run, row, peer, short, begin, [wanted], claims.far * best)
         made[peer.name] = one
@@ -266,8 +268,13 @@ def screen(run: Run, row: Row, warm: Mapping[str, list[int]]) -> dict[str, Searc
 
 
 def warm_places(row: Row, screened: Mapping[str, Searched]) -> dict[str, list[int]]:
-    """Where the next start-up of the trace begins to search."""
-    return {name: one.ends(screen_share(row)) for name, one in screened.items() if one.found}
+    """Where the next start-up of the trace begins to search: without those that are dearer by far than the best one."""
+    wanted = screen_share(row)
+    known = [cost for one in screened.values() if (cost := one.cost(wanted)) is not None]
+    dearest = row.claims.hopeless * min(known, default=np.inf)
+    return {
+        name: one.ends(wanted) for name, one in screened.items() if one.found and not _too_dear(one, wanted, dearest)
+    }
 
 
 def screen_share(row: Row) -> float:
