@@ -87,6 +87,7 @@ class Claims:
     stretches: tuple[Stretch, ...] = setting(doc="What is run of each; the first covers all days.")
     screen: int = setting(doc="The stretch, by place, that all peers are searched on first.", low=0)
     far: float = setting(doc="A peer beyond this factor of the best one there is searched no further.", low=1)
+    hopeless: float = setting(1.2, "A peer beyond this one is not searched at the trace's other start-ups.", low=1)
     near: float = setting(
         doc="The best two are run on all stretches, and a third within this factor of the best.", low=1
     )
