@@ -26,8 +26,7 @@ LEAN_GAIN = 3.0  # times that while the last day's error budget is unspent, fall
 BUSY_FRACTION = 0.7  # of the feasible load: violations of a pool that has not been so busy lately have another cause
 BUSY_SECONDS = 600.0  # how long it counts as lately: long answers are counted when they end
 SURGE_LEAST = 0.5  # Erlangs more: in a small pool a few requests double the work
-SURGE_SECONDS = 300.0  # how long the queue of a surge may take to go
-SURGE_STARTS = 2.5  # but no more than so many start-up times
+SURGE_STARTS = 2.5  # start-up times after a surge, in which what was ordered at its end comes and its queue goes
 
 
 def steered(
@@ -74,9 +73,7 @@ def steered(
     return replace(risk, log_headroom=min(high, max(low, moved)))
 
 
-def held(
-    risk: Risk, now: Observation, excess: float, *, unknown: bool, lead_seconds: float = SURGE_SECONDS
-) -> str | None:
+def held(risk: Risk, now: Observation, excess: float, *, unknown: bool, lead_seconds: float) -> str | None:
     """Why violations (`excess` of those allowed, > 0 if too many) say nothing of headroom now; None if they do."""
     if unknown:
         return "unknown"
@@ -85,8 +82,7 @@ def held(
     if excess > 0.0:
         if risk.bound == "most":
             return "most"
-        queue_seconds = min(SURGE_SECONDS, SURGE_STARTS * lead_seconds)
-        if risk.surge_at_seconds is not None and now.at_seconds - risk.surge_at_seconds <= queue_seconds:
+        if risk.surge_at_seconds is not None and now.at_seconds - risk.surge_at_seconds <= SURGE_STARTS * lead_seconds:
             return "surge"
         return "idle" if risk.busy < BUSY_FRACTION else None
     # Fewer violations than allowed say nothing where headroom did not set the number.
