@@ -3,6 +3,9 @@
 Sick are those that the platform or the GPUs call so (crash loops, faults): each is replaced at once.  A start past the
 0.99 quantile of start-up times is only suspected.  What holds it up (a quota, a registry) may hold up the next one too, so
 one is replaced at a time, and no more before a start has ended.
+
+The quantile is counted from when a start last ended, for counts alone do not say which one did.  Where the platform tells
+how old the oldest start is, it is counted for that one, whoever overtakes it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 
 from autoscaler.types import Observation, Reason, Replicas, State
 
+STRAGGLER = 1.5  # times the 0.99 quantile: of many starts one is beyond that as a matter of course
 SHORT_FRACTION = 0.9  # of the replicas asked for: fewer are missed by the requests
 
 
@@ -20,11 +24,20 @@ def underway(replicas: Replicas) -> int:
 
 
 def overdue_at(state: State, before: Replicas | None, now: Observation, startup_seconds: float) -> int | None:
-    """When the starts in flight are overdue if none ends: `startup_seconds` after the last end or the first order."""
+    """When the starts in flight are overdue: `startup_seconds` after the first order, or after one last ended.
+
+    Where the oldest is told: after it changed, but no later than `STRAGGLER` times as long after its order.  The instant is
+    kept meanwhile, for start-up times that are learned grow with one that hangs.
+    """
     if not underway(now.replicas):
         return None
-    fresh = state.overdue_at_seconds is None or before is None or now.replicas.ready > before.ready
-    return now.at_seconds + round(startup_seconds) if fresh else state.overdue_at_seconds
+    oldest = now.replicas.oldest_start_at_seconds
+    if state.overdue_at_seconds is not None and before is not None:
+        ended = now.replicas.ready > before.ready if oldest is None else oldest != before.oldest_start_at_seconds
+        if not ended:
+            return state.overdue_at_seconds
+    at = now.at_seconds + round(startup_seconds)
+    return at if oldest is None else min(at, oldest + round(STRAGGLER * startup_seconds))
 
 
 def sick(state: State, now: Observation) -> tuple[int, int]:
@@ -39,9 +52,19 @@ def healthy(state: State, now: Observation) -> int:
     return max(0, now.replicas.desired - min(state.replaced, sum(sick(state, now))) - margin)
 
 
+def missed(state: State, before: Replicas | None, now: Replicas) -> int:
+    """Replicas that were ready, went without being asked to, and have not come again."""
+    if before is None:
+        return 0
+    went = max(0, before.ready - now.ready)
+    asked_to = max(0, before.desired - now.desired, now.draining - before.draining)
+    came = max(0, now.ready - before.ready)
+    return min(max(0, state.dead + went - asked_to - came), max(0, now.desired - now.ready))
+
+
 def short(state: State, now: Observation, asked: int) -> bool:
-    """Whether starts are overdue and so many of the `asked` replicas are not there that requests are late for it."""
-    return sick(state, now)[1] > 0 and now.replicas.ready < SHORT_FRACTION * asked
+    """Whether so many of the `asked` replicas are overdue, or have died, that requests are late for it."""
+    return (sick(state, now)[1] > 0 or state.dead > 0) and now.replicas.ready < SHORT_FRACTION * asked
 
 
 def replace_sick(state: State, now: Observation, wanted: int, floor: int, least: int = 0) -> tuple[int, Reason | None]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoscaler.errors import SourceError, TargetConflict, TargetError
 from autoscaler.log import StepLog
@@ -44,6 +44,8 @@ class Counts:
 # A second number that is not ours within the one time is left alone for the other: two who overwrite each other make
 # replicas come and go, and both numbers are then worse than either.
 AGAIN_SECONDS, YIELD_SECONDS = 3600, 600
+# A clock that was set back by less is waited for.
+WAIT_SECONDS = 60
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class Loop:
     `problem`: why the last turn was skipped or saw nothing, "" if it did not; the log says it when it changes.
     `owns_target`: nobody else is meant to write the number.  One who does is reported and not fought; where others scale
     by our decisions (an HPA), it is False.  `told`: the change that the log said last; an HPA may take turns to make it.
+    `looked_at_seconds`: the clock at the last turn.
     """
 
     autoscaler: Autoscaler
@@ -97,6 +100,7 @@ class Loop:
     writers: Writers = field(default_factory=Writers)
     problem: str = ""
     told: tuple[int, int] | None = None
+    looked_at_seconds: int | None = None
 
     async def tick(self) -> Step | None:
         """One turn; None when the target's counts could not be read, which skips the turn."""
@@ -108,7 +112,8 @@ class Loop:
 
         `early`: at this very second, between two instants of the grid, as something happened that cannot wait.
         """
-        at = self._instant(early)
+        clock = self._instant(early)
+        at = self._going_on(clock)
         self.counts.ticks += 1
         try:
             replicas = await self.target.replicas()
@@ -117,7 +122,7 @@ class Loop:
             self._trouble(f"turn skipped, the target cannot be read: {error}")
             return None
         self._look(at, replicas.desired)
-        observation = await self._observe(at, replicas)
+        observation = later(await self._observe(clock, replicas), at - clock)
         last = self.memory.state.at_seconds
         if last is not None and observation.at_seconds < last:
             self.counts.skipped_ticks += 1
@@ -159,6 +164,24 @@ class Loop:
         )
         grid = now // interval * interval
         return now if early or (last is not None and grid < last <= now) else grid
+
+    def _going_on(self, clock: int) -> int:
+        """The instant of a turn at `clock`: time goes on where the clock was set back, and gives a tenth back each turn.
+
+        Whoever waited until it has caught up would decide nothing for so long.
+        """
+        last, before, self.looked_at_seconds = self.memory.state.at_seconds, self.looked_at_seconds, clock
+        if last is None or last - clock <= WAIT_SECONDS:
+            return clock
+        if before == clock:
+            return last
+        interval = self.autoscaler.settings.interval_seconds
+        passed = clock - before if before is not None and clock > before else interval
+        if before is None or clock < before:
+            logger.warning(
+                "pool %s: the clock is %d s behind the last turn: time goes on", self.memory.pool, last - clock
+            )
+        return last + max(1, passed - passed // 10)
 
     async def _observe(self, at: int, replicas: Replicas) -> Observation:
         try:
@@ -208,6 +231,21 @@ class Loop:
         except TargetError as error:
             self.counts.target_errors += 1
             logger.warning("pool %s: could not be scaled: %s", step.decision.pool, error)
+
+
+def later(observation: Observation, seconds: int) -> Observation:
+    """`observation` with its instants so many seconds later."""
+    if not seconds:
+        return observation
+    replicas = observation.replicas
+    ready_at = tuple(at + seconds for at in replicas.starting_ready_at_seconds)
+    oldest = replicas.oldest_start_at_seconds
+    moved = replace(
+        replicas,
+        starting_ready_at_seconds=ready_at,
+        oldest_start_at_seconds=None if oldest is None else oldest + seconds,
+    )
+    return replace(observation, at_seconds=observation.at_seconds + seconds, replicas=moved)
 
 
 async def tick_together(loops: Sequence[Loop], *, early: bool = False) -> list[Step | None]:

@@ -18,7 +18,7 @@ from autoscaler.coupling import Member, ratio, spares
 from autoscaler.deferrable import Ballast, with_classes
 from autoscaler.errors import ConfigError, ForecastError
 from autoscaler.facts import Facts, tenants_in, work_in
-from autoscaler.health import healthy, overdue_at, replaced, short
+from autoscaler.health import healthy, missed, overdue_at, replaced, short
 from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.placement import Placed, place
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
@@ -233,7 +233,8 @@ class Autoscaler:
         since = None if not missing else (memory.state.unknown_since_seconds or at)
         before = memory.recent[-1].replicas if memory.recent else None
         late = overdue_at(memory.state, before, observation, capacity.startup(0.99))
-        state = replace(state, at_seconds=at, unknown_since_seconds=since, overdue_at_seconds=late)
+        dead = missed(memory.state, before, observation.replicas)
+        state = replace(state, at_seconds=at, unknown_since_seconds=since, overdue_at_seconds=late, dead=dead)
         state = with_classes(state, observation, capacity, work)
         if self.settings.preload.tiers:
             powers = states_of(self.settings.preload, capacity, self.settings.slo.ttft_seconds)

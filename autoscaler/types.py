@@ -105,6 +105,7 @@ class Replicas:
 
     `starting_ready_at_seconds`: when each starting replica is expected to be ready, where known.  `unhealthy` replicas
     exist and are paid for but carry nothing.  `tiers`: replicas powered down but not off, by tier.
+    `oldest_start_at_seconds`: when the start that has been in flight longest began, where the platform tells.
     """
 
     desired: int
@@ -115,6 +116,7 @@ class Replicas:
     unhealthy: int = 0
     starting_ready_at_seconds: tuple[int, ...] = ()
     tiers: tuple[Count, ...] = ()
+    oldest_start_at_seconds: int | None = None
 
     def __post_init__(self) -> None:
         _finite(
@@ -515,6 +517,7 @@ class State:
     `idle`: of a pool with tiers to power down to.
     `risk`: the headroom that the measured attainment asks for; `trust`: whether forecasts have earned that they act.
     `mean_total_work`: Erlangs of interactive and deferrable requests together, where there are such classes.
+    `dead`: replicas that were ready, went without being asked to, and have not come again.
     """
 
     at_seconds: int | None = None
@@ -537,6 +540,7 @@ class State:
     idle: Idle | None = None
     risk: Risk = Risk()
     trust: Trust = Trust()
+    dead: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

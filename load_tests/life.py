@@ -153,6 +153,7 @@ class Life:
         ready_at = sorted(
             origin_at_seconds + round(source.expected_ready_seconds(ordinal)) for source, ordinal in self._starting
         )
+        oldest = min((span.ordered for span in self._starting.values()), default=None)
         return Replicas(
             desired=self.desired,
             ready=len(self._serving),
@@ -160,6 +161,7 @@ class Life:
             draining=len(self._leaving),
             sleeping=len(self._asleep),
             starting_ready_at_seconds=tuple(ready_at),
+            oldest_start_at_seconds=None if oldest is None else origin_at_seconds + round(oldest),
         )
 
     def paid(self, start: float, end: float) -> ReplicaSeconds:

@@ -121,7 +121,8 @@ class ScrapeSource:
         """
         if self._seen is not None and self._last_at == at_seconds:
             return self._seen
-        window = self._interval if self._last_at is None else max(1, at_seconds - self._last_at)
+        last = self._last_at
+        window = self._interval if last is None or at_seconds < last else max(1, at_seconds - last)  # a clock set back
         self._last_at, self._seen = at_seconds, None  # windows follow each other, also over one that fails
         missing: list[MetricMissing] = []
         endpoints, after = await self._look(at_seconds, missing)

@@ -142,12 +142,17 @@ class KubernetesTarget:
             draining=len(here) - len(alive),
             unhealthy=len(unhealthy),
             starting_ready_at_seconds=self._ready_at(starting, now),
+            oldest_start_at_seconds=min((p.since_seconds for p in starting if not self._was(p)), default=None),
         )
 
     def _sick(self, pod: Pod, now: float) -> bool:
         """Whether this very start of it was ready, and has not been for a while."""
         since, seen = self._was_ready.get(pod.name, (None, now))
         return since == pod.since_seconds and now - seen > UNREADY_SECONDS
+
+    def _was(self, pod: Pod) -> bool:
+        """Whether this very start of it has been ready: it is not starting, whatever it does now."""
+        return self._was_ready.get(pod.name, (None,))[0] == pod.since_seconds
 
     def _ready_at(self, starting: Iterable[Pod], now: float) -> tuple[int, ...]:
         waits = (p for p in starting if not p.unschedulable and p.name not in self._was_ready)

@@ -12,7 +12,7 @@ from plain_pools import plain_pool
 
 from autoscaler.embed import Pool
 from autoscaler.facts import work_in
-from autoscaler.health import short
+from autoscaler.health import missed, short
 from autoscaler.testing import FixedCapacity, NoForecast, observation
 from autoscaler.types import Decision, Lengths, Observation, Replicas, State
 from autoscaler.views import reason_text
@@ -98,6 +98,30 @@ def test_a_start_that_hangs_is_replaced_after_the_longest_usual_time() -> None:
     assert pool.step(seen(1000, 5, 4)).replicas == 4  # the other has come
 
 
+def told(at: int, desired: int, ready: int, oldest: int | None) -> Observation:
+    now = seen(at, desired, ready)
+    return replace(now, replicas=replace(now.replicas, oldest_start_at_seconds=oldest))
+
+
+def test_a_start_that_others_overtake_is_replaced_where_its_age_is_told() -> None:
+    """Ends of other starts, every 40 s, hide one that hangs from who sees counts alone."""
+    for oldest, asked in ((0, [4] * 7 + [5] * 12), (None, [4] * 19)):
+        pool = plain_pool()
+        pool.step(told(0, 3, 3, None))
+        found = []
+        for at in range(10, 200, 10):
+            ready = 3 - (at // 20) % 2  # one dies and comes again, while the fourth never does
+            found.append(pool.step(told(at, found[-1] if found else 4, ready, oldest)).replicas)
+        assert found == asked
+
+
+def test_what_is_younger_than_a_start_may_be_is_not_overdue() -> None:
+    pool = plain_pool()
+    pool.step(told(0, 3, 3, None))
+    asked = [pool.step(told(at, 4, 3, at - at % 50)).replicas for at in range(10, 300, 10)]  # ordered again and again
+    assert set(asked) == {4}
+
+
 def test_starts_that_come_in_time_are_nothing_to_mend() -> None:
     pool, ready = plain_pool(), 1
     pool.step(seen(0, 1, 1))
@@ -153,3 +177,28 @@ def test_sick_replicas_survive_a_restart() -> None:
 def test_overdue_starts_are_missed_where_many_are_not_there(at: int, ready: int, missed: bool) -> None:
     assert short(State(overdue_at_seconds=100), seen(at, desired=10, ready=ready), 10) is missed
     assert not short(State(), seen(at, desired=10, ready=ready), 10)
+
+
+def test_the_dead_are_missed_until_as_many_have_come() -> None:
+    def counts(ready: int, starting: int = 0, **more: int) -> Replicas:
+        return Replicas(desired=more.pop("desired", ready + starting), ready=ready, starting=starting, **more)
+
+    story = [
+        (counts(4), 0),
+        (counts(2, 2), 2),  # two died, and are ordered anew
+        (counts(2, 3), 2),  # one more is wanted
+        (counts(3, 2), 1),
+        (counts(5), 0),
+        (counts(3, draining=2), 0),  # asked for fewer
+        (counts(2, 0, draining=2, desired=3), 1),
+        (counts(2, draining=1, desired=2), 0),  # it will not come back
+        (counts(1, 0, desired=2, unhealthy=1), 1),
+    ]
+    state, before = State(), None
+    for now, dead in story:
+        state = State(dead=missed(state, before, now))
+        assert state.dead == dead, now
+        before = now
+    few = seen(10, desired=10, ready=7)
+    assert short(State(dead=3), few, 10)
+    assert not short(State(dead=3), seen(10, desired=10, ready=9), 10)

@@ -183,12 +183,39 @@ def test_a_change_that_others_take_their_time_to_make_is_told_once(caplog: pytes
     assert world.target.desired == 1
 
 
-def test_a_clock_that_goes_back_skips_turns() -> None:
+def test_a_clock_that_goes_back_a_little_is_waited_for() -> None:
     world = World()
     world.turn(3)
-    world.clock.at_seconds -= 100
-    asyncio.run(world.loop.tick())
+    world.clock.at_seconds -= 60
+    assert [asyncio.run(world.loop.tick()) for _ in range(1)] == [None]
     assert world.loop.counts.skipped_ticks == 1
+
+
+def test_time_goes_on_where_the_clock_was_set_back_by_much_and_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.turn(3)
+    last = world.loop.memory.state.at_seconds
+    assert last is not None
+    world.clock.at_seconds -= 3600
+    instants = []
+    for _ in range(4):
+        world.clock.advance(10)
+        step = asyncio.run(world.loop.tick())
+        assert step is not None
+        instants.append(step.observation.at_seconds - last)
+        assert step.observation.window_seconds == 10
+        ready_at = step.observation.replicas.starting_ready_at_seconds
+        assert all(-1000 < at - step.observation.at_seconds < 1000 for at in ready_at)
+    assert instants == [9, 18, 27, 36]
+    assert asyncio.run(world.loop.tick()) is world.loop.memory.last_step  # the same instant again
+    assert world.loop.counts.skipped_ticks == 0
+    assert [r.getMessage() for r in caplog.records if "clock" in r.getMessage()] == [
+        "pool p: the clock is 3590 s behind the last turn: time goes on"
+    ]
+    world.clock.advance(3700)  # set right again: nothing is left of it
+    step = asyncio.run(world.loop.tick())
+    assert step is not None
+    assert step.observation.at_seconds == world.clock.at_seconds // 10 * 10
 
 
 def test_pools_of_a_ratio_are_decided_in_one_turn_and_a_silent_one_is_left_out() -> None:

@@ -76,8 +76,9 @@ def test_every_stage_of_life_is_counted_once() -> None:
         w.pod("e", phase="Failed")
         w.pod("f", phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}])
         assert await w.counts() == Replicas(
-            desired=6, ready=1, starting=2, draining=1, unhealthy=1, starting_ready_at_seconds=(AT - 10 + 60,)
-        )
+            desired=6, ready=1, starting=2, draining=1, unhealthy=1, starting_ready_at_seconds=(AT - 10 + 60,),
+            oldest_start_at_seconds=AT - 10,
+        )  # fmt: skip
 
     story(tell)
 
@@ -87,7 +88,8 @@ def test_a_start_is_expected_later_the_longer_it_takes_and_then_no_more() -> Non
         w.pod("a")
         ends = [(await w.counts(after=after)).starting_ready_at_seconds for after in (0, 59, 2, 30, 10, 18, 2)]
         assert ends == [(AT + 60,), (AT + 60,), (AT + 90,), (AT + 100,), (AT + 120,), (AT + 120,), ()]
-        assert (await w.counts()).starting == 1  # it is still paid for
+        now = await w.counts()
+        assert (now.starting, now.oldest_start_at_seconds) == (1, AT)  # it is still paid for, and told as old as it is
 
     story(tell)
     assert expected_ready(AT, AT, None) is None
@@ -102,7 +104,8 @@ def test_a_replica_that_was_ready_and_is_not_is_sick_after_a_while_unless_it_beg
         assert await w.counts(after=21) == Replicas(desired=2, ready=0, unhealthy=1)
         restarted = [{"restartCount": 1, "state": {"running": {"startedAt": stamp(AT + 31)}}}]
         w.pod("a", ready=False, containerStatuses=restarted)
-        assert (await w.counts(after=9)).unhealthy == 0
+        again = await w.counts(after=9)
+        assert (again.unhealthy, again.oldest_start_at_seconds) == (0, AT + 31)
         w.pod("a", ready=True, containerStatuses=restarted)
         assert (await w.counts(after=9)).ready == 1
 
