@@ -20,14 +20,14 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from autoscaler.policy import drain_seconds
 from autoscaler.settings import PoolSettings, WorkSettings
 from autoscaler.types import Capacity, Choice, Replayed, Variant
 
-UTILIZATIONS = (0.6, 0.7, 0.8, 0.9, 0.95)
-WINDOWS = (30, 60, 180)
+UTILIZATIONS = (0.6, 0.7, 0.8, 0.95, 1.1)
+WINDOWS = (20, 60, 180)
 KEEPS = (60, 300, 900)
 MEMORY_SECONDS = 3.5 * 86_400.0  # mean age of what counts: as much as a week's
 LEAST_SECONDS = 6 * 3600.0  # replayed before another than the shipped variant is chosen
@@ -101,19 +101,39 @@ def _joining(variant: Variant, like: Replayed | None) -> Replayed:
 
 
 def best(choice: Choice, attainment_fraction: float) -> Variant:
-    """The cheapest that attains; where none does, the cheapest of those that miss hardly more than the one that misses least.
+    """The cheapest that attains, of the window and keep that cost least at just what is promised; chosen lazily.
 
-    The present one stays unless it breaks the promise or is dearer by more than `GAIN_FRACTION`.
+    How full replicas may be is learned from the attainment itself, so ways of deciding are set beside each other where each
+    has lost the same, between two utilizations that were played.  Where none attains, what hardly more than the best of them
+    has lost.  The present window and keep stay unless they break the promise or are dearer by more than `GAIN_FRACTION`.
     """
     allowed = (1.0 - attainment_fraction) * choice.arrived
     least = min(r.late for r in choice.replayed)
     bound = allowed if least <= allowed else 1.1 * least
-    able = [r for r in choice.replayed if r.late <= bound]
-    cheapest = min(able, key=lambda r: r.replica_seconds)
-    present = next((r for r in able if r.variant == choice.chosen), None)
-    if present is not None and cheapest.replica_seconds > (1.0 - GAIN_FRACTION) * present.replica_seconds:
-        return present.variant
-    return cheapest.variant
+    ways: dict[tuple[int, int], list[Replayed]] = {}
+    for each in choice.replayed:
+        ways.setdefault(_way(each.variant), []).append(each)
+    costs = {way: _cost_at(bound, played) for way, played in ways.items()}
+    way = min(costs, key=lambda w: costs[w])
+    present = _way(choice.chosen)
+    if costs[way] > (1.0 - GAIN_FRACTION) * costs.get(present, math.inf):
+        way = present
+    return min((r for r in ways[way] if r.late <= bound), key=lambda r: r.replica_seconds).variant
+
+
+def _way(variant: Variant) -> tuple[int, int]:
+    return variant.window_seconds, variant.keep_seconds
+
+
+def _cost_at(bound: float, played: Sequence[Replayed]) -> float:
+    """Replica-seconds at which so much is late, straight between neighbouring utilizations; infinite where always more is."""
+    line = sorted(played, key=lambda r: -r.variant.utilization_fraction)
+    found = min((r.replica_seconds for r in line if r.late <= bound), default=math.inf)
+    for lean, full in pairwise(line):
+        if full.late <= bound < lean.late:
+            share = (bound - full.late) / (lean.late - full.late)
+            found = min(found, full.replica_seconds + share * (lean.replica_seconds - full.replica_seconds))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -423,8 +423,8 @@ class PoolSettings:
     risk: RiskSettings = setting(factory=RiskSettings, doc="Steering on the attainment.")
     adapt: bool = setting(
         False,
-        "Let the strategies plan replicas as full, average work over as long and keep replicas as long as would have been the"
-        " cheapest lately (`autoscaler advise` tells it anyway).",
+        "Let the strategies average work over as long and keep replicas as long as would have been the cheapest lately"
+        " (`autoscaler advise` tells it anyway).",
     )
     limits: Limits = setting(factory=Limits, doc="Bounds and rates.")
     replica: ReplicaSettings = setting(factory=ReplicaSettings, doc="Prior of one replica.")

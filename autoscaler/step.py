@@ -312,9 +312,7 @@ class Autoscaler:
         """The policies, with the reactive rule as it would have been the cheapest lately."""
         if choice is None or not self._adapts:
             return self.policies
-        chosen = choice.chosen
-        settings = WorkSettings(utilization_fraction=chosen.utilization_fraction, window_seconds=chosen.window_seconds)
-        return (Work(settings=settings), *self.policies[1:])
+        return (Work(settings=WorkSettings(window_seconds=choice.chosen.window_seconds)), *self.policies[1:])
 
     @staticmethod
     def _recommend(policy: Policy, facts: Facts) -> Reason | None:
