@@ -1,8 +1,9 @@
 """Deferrable work as ballast: GPU-hours over the work itself, with and without a class that may wait ten minutes.
 
-A fluid twin in work (replica-seconds), bins of ten seconds: interactive work is served first, the class in the order of its
-arrival with what is left.  An interactive replica-second is late once the queue before it is more than the slack of every
-replica.  Every decision is the real pool's, on Observations with the class in them.
+Twice: request by request in the plant (`ballast_plant`), where both kinds share engines; and in a fluid twin in work
+(replica-seconds), bins of ten seconds: interactive work is served first, the class in the order of its arrival with what is
+left.  There an interactive replica-second is late once the queue before it is more than the slack of every replica.  Every
+decision is the real pool's, on Observations with the class in them.  All days are training days.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,19 @@ from autoscaler.embed import Pool
 from autoscaler.testing import FixedCapacity
 from autoscaler.types import Demand, Latency, Load, Observation, Replicas, RequestClass
 from load_tests import draws
+from load_tests.ballast_plant import play
 from load_tests.bench import BenchRow
+from load_tests.campaign import Prepared, prepare
 from load_tests.kernel_state import Floats
+from load_tests.policy_bench_cases import cut, span_seconds
+from load_tests.policy_bench_grid import grid, ours, sized
+from load_tests.scenario import Startup
 from load_tests.traces import RateTrace, RequestTrace, load_trace
 
 BIN_SECONDS, MEAN_WORK, SLACK_SECONDS, DEADLINE_SECONDS = 10, 40.0, 2.0, 600.0
 # A series of counts per ten minutes says nothing of what happens inside them: this much, over about a minute, is assumed.
 RIPPLE, RIPPLE_SECONDS = 0.15, 60.0
-HISTORY_DAYS = 7
+PLANT_REPLICAS = 12.0  # mean need on the training days, where the trace has as much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,38 @@ def rows(quick: bool) -> Iterable[BenchRow]:
             yield BenchRow(
                 name=f"{name}: deferrable in time", value=100 * mixed.deferrable_fraction, unit="%", op=">=", goal=99.0
             )
+    for line in ("start 10 s",) if quick else ("start 10 s", "start 2 min"):
+        for trace in names[2:] if quick else names:
+            yield from _in_plant(trace, line)
+
+
+def _in_plant(trace: str, line: str) -> Iterable[BenchRow]:
+    """The same of the last training day (or the hour) of a trace, told by requests; work as the plant carries it."""
+    prepared, config = _prepared(trace, line)
+    plain, mixed = (play(prepared, config, share, DEADLINE_SECONDS) for share in (0.0, 0.2))
+    name = f"plant, {trace}, {plain.mean_need:.3g} replicas, {line}, 20 % may wait 10 min"
+    yield BenchRow(
+        name=f"{name}: GPU-hours over work", value=mixed.cost_over_work, unit="", op="<=",
+        goal=1.10 if line == "start 10 s" else None, baseline="no work may wait", baseline_value=plain.cost_over_work,
+    )  # fmt: skip
+    yield BenchRow(
+        name=f"{name}: interactive in time", value=100 * mixed.interactive_fraction, unit="%", op=">=", goal=99.0,
+        baseline="no work may wait", baseline_value=100 * plain.interactive_fraction,
+    )  # fmt: skip
+    yield BenchRow(
+        name=f"{name}: deferrable in time", value=100 * mixed.deferrable_fraction, unit="%", op=">=", goal=99.0
+    )
+
+
+def _prepared(trace: str, line: str) -> tuple[Prepared, dict[str, Any]]:
+    """A day of the grid's scenario at `PLANT_REPLICAS`, or what the trace has; and the config of a load-tested pool."""
+    known = replace(grid(), replicas=PLANT_REPLICAS)
+    scenario, _, capacity = sized(known, trace)
+    born = next(one for one in known.startups if one.name == line)
+    scenario = replace(scenario, startup=Startup(profile=born.profile, factor=born.factor))
+    days = load_trace(f"builtin:{trace}").facts.train_days
+    end = days * 86_400.0 if days else span_seconds(scenario)
+    return prepare(cut(scenario, max(0.0, end - 86_400.0), end), 0), ours(known, capacity)[0].config
 
 
 def work_of_trace(name: str, days: int) -> tuple[Floats, Floats, int]:
@@ -75,7 +113,7 @@ def work_of_trace(name: str, days: int) -> tuple[Floats, Floats, int]:
 
 
 def _rippled(trace: RateTrace, days: int) -> tuple[Floats, Floats]:
-    """(present, past) of a series of counts: the first days after the training days, and what came before them."""
+    """(present, past) of a series of counts: the last of the training days, and what came before them."""
     known = np.flatnonzero(~trace.missing)
     length = int(trace.end_seconds // BIN_SECONDS)
     middles = trace.t_seconds[known] + trace.interval_seconds / 2
@@ -86,8 +124,9 @@ def _rippled(trace: RateTrace, days: int) -> tuple[Floats, Floats]:
     for i, z in enumerate(noise.tolist()):
         level = kept * level + math.sqrt(1.0 - kept * kept) * z
         ripple[i] = math.exp(RIPPLE * level - RIPPLE * RIPPLE / 2)
-    start = min(trace.facts.train_days, HISTORY_DAYS) * 86_400 // BIN_SECONDS
-    return (series * ripple)[start : start + days * 8640], (series * ripple)[:start]
+    end = trace.facts.train_days * 86_400 // BIN_SECONDS
+    start = end - days * 8640
+    return (series * ripple)[start:end], (series * ripple)[:start]
 
 
 def simulate(

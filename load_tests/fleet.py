@@ -268,6 +268,11 @@ class Fleet:
         first: state.Floats = self._plant.requests["first"][np.asarray(requests, dtype=np.int64)]
         return first
 
+    def finishes(self, requests: Sequence[int] | state.Ints) -> state.Floats:
+        """Instants at which some requests ended; inf where they have not."""
+        finish: state.Floats = self._plant.requests["finish"][np.asarray(requests, dtype=np.int64)]
+        return finish
+
     def _check_id(self, replica_id: int) -> None:
         if not 0 <= replica_id < self._births:
             raise ValueError(f"replica_id {replica_id!r} must be the id of a replica that was added")
