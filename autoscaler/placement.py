@@ -2,20 +2,57 @@
 
 Closed form, no optimiser: with prices per replica and one kind of load the cheapest group that has room is best.  m needed
 replicas on spot take the least s of which m survive with z standard deviations when each is taken with probability p within
-a start-up time: (1 - p) s - z sqrt(s p (1 - p)) >= m.
+a start-up time: (1 - p) s - z sqrt(s p (1 - p)) >= m.  p begins as the fraction told and is learned from what is taken: the
+mean of a beta distribution, of which the fraction told is the prior.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from autoscaler.settings import SpotSettings
-from autoscaler.types import Count, Group, Reason
+from autoscaler.types import Count, Group, Observation, Reason, State
 from autoscaler.units import replicas_for
 
 Placed = tuple[Count, ...]
+
+PRIOR_STARTS = 100.0  # replicas times start-up times that the fraction told is worth
+REMEMBERED_SECONDS = 7 * 86_400.0  # markets change
+MOST_FRACTION = 0.9
+
+
+def taken(state: State, before: Observation | None, now: Observation, startup_seconds: float) -> tuple[float, float]:
+    """(spot replicas taken away, replicas times start-up times in which they could have been), lately, `now` included."""
+    lost, starts = state.spot_taken, state.spot_starts
+    was = {g.name: g.replicas for g in before.groups if g.spot} if before is not None else {}
+    if before is None or not was or startup_seconds <= 0.0:
+        return lost, starts
+    passed = now.at_seconds - before.at_seconds
+    forget = math.exp(-passed / REMEMBERED_SECONDS)
+    lost, starts = lost * forget, starts * forget
+    for group in now.groups:
+        old, new = was.get(group.name), group.replicas
+        if group.spot and old is not None:
+            asked_to = max(0, old.desired - new.desired, new.draining - old.draining)
+            lost += max(0, old.ready - new.ready - asked_to)
+            starts += old.ready * passed / startup_seconds
+    return lost, starts
+
+
+def learned(spot: SpotSettings, state: State) -> SpotSettings:
+    """`spot` with the interruptions that this pool has seen.
+
+    >>> learned(SpotSettings(interruption_fraction=0.05), State(spot_taken=1.0, spot_starts=200.0)).interruption_fraction
+    0.02
+    """
+    if not state.spot_starts:
+        return spot
+    told = spot.interruption_fraction
+    fraction = (PRIOR_STARTS * told + state.spot_taken) / (PRIOR_STARTS + state.spot_starts)
+    return replace(spot, interruption_fraction=min(max(told, MOST_FRACTION), fraction))
 
 
 def spot_replicas(needed: int, spot: SpotSettings) -> int:

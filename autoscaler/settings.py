@@ -98,8 +98,11 @@ class SpotSettings:
         low=0, high=1,
     )  # fmt: skip
     interruption_fraction: float = setting(
-        0.05, "Chance that a spot replica is taken away within one start-up time.", low=0, below=1
-    )
+        0.05,
+        "Chance that a spot replica is taken away within one start-up time: a first guess, worth 100 replicas for as long;"
+        " what is seen to be taken counts beside it.",
+        low=0, below=1,
+    )  # fmt: skip
     margin_sigmas: float = setting(
         2.0, "Standard deviations of losses to stand ready for: 2 suffice in 98 of 100 cases; 0 covers the mean.",
         low=0, high=6,

@@ -20,7 +20,7 @@ from autoscaler.errors import ConfigError, ForecastError
 from autoscaler.facts import Facts, tenants_in, work_in
 from autoscaler.health import healthy, missed, overdue_at, replaced, short
 from autoscaler.lengths import lengths_of, with_lengths
-from autoscaler.placement import Placed, place
+from autoscaler.placement import Placed, learned, place, taken
 from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.portfolio import WINDOWS, Recorded, replayed
 from autoscaler.ports import CapacityModel, Forecaster, Policy
@@ -143,7 +143,7 @@ class Autoscaler:
         if observation.groups:
             most = bound.bounds_at(s.limits, at)[1]
             held = min(desired, most) if facts.unknown else 0  # a margin that falls away is not known to be in vain
-            groups, why = place(observation.groups, turn.wanted, most, s.limits.spot, held)
+            groups, why = place(observation.groups, turn.wanted, most, learned(s.limits.spot, turn.state), held)
             margin = 0 if why is None or s.strategy == "observer" else max(0, why.after - why.before)
             turn = turn.then(why)
         turn = turn.then(bound.observer(s.strategy, desired, turn.wanted)[1])
@@ -235,6 +235,10 @@ class Autoscaler:
         late = overdue_at(memory.state, before, observation, capacity.startup(0.99))
         dead = missed(memory.state, before, observation.replicas)
         state = replace(state, at_seconds=at, unknown_since_seconds=since, overdue_at_seconds=late, dead=dead)
+        if observation.groups:
+            last = memory.recent[-1] if memory.recent else None
+            lost, starts = taken(memory.state, last, observation, capacity.startup(0.9))
+            state = replace(state, spot_taken=lost, spot_starts=starts)
         state = with_classes(state, observation, capacity, work)
         if self.settings.preload.tiers:
             powers = states_of(self.settings.preload, capacity, self.settings.slo.ttft_seconds)

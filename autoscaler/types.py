@@ -518,6 +518,7 @@ class State:
     `risk`: the headroom that the measured attainment asks for; `trust`: whether forecasts have earned that they act.
     `mean_total_work`: Erlangs of interactive and deferrable requests together, where there are such classes.
     `dead`: replicas that were ready, went without being asked to, and have not come again.
+    `spot_taken`: spot replicas taken away, in `spot_starts` replicas times start-up times; both fade over a week.
     """
 
     at_seconds: int | None = None
@@ -541,6 +542,8 @@ class State:
     risk: Risk = Risk()
     trust: Trust = Trust()
     dead: int = 0
+    spot_taken: float = 0.0
+    spot_starts: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from plain_pools import plain_pool
 
 from autoscaler.errors import ConfigError
-from autoscaler.placement import place, spot_replicas
+from autoscaler.placement import learned, place, spot_replicas, taken
 from autoscaler.schema import build
 from autoscaler.settings import PoolSettings, SpotSettings
 from autoscaler.testing import observation
-from autoscaler.types import Group, Observation, Reason, Replicas
+from autoscaler.types import Group, Observation, Reason, Replicas, State
 from autoscaler.views import paragraph, reason_text
 
 FIRM = SpotSettings(on_demand_fraction=0.5, interruption_fraction=0.05, margin_sigmas=2.0)
@@ -157,3 +157,43 @@ def test_mistakes_are_named() -> None:
         build(PoolSettings, {"name": "p", "limits": {"spot": {"interruption_fraction": 1.0}}})
     with pytest.raises(ConfigError, match="groups.price_per_replica_hour"):
         group("a", -1.0)
+
+
+def test_the_margin_follows_what_is_taken_away() -> None:
+    def story(taken_every: int) -> tuple[float, dict[str, int]]:
+        pool = plain_pool(limits={"max_replicas": 50, "spot": {"on_demand_fraction": 0.5}}, keep_seconds=0)
+        spot = ready = 6
+        for turn in range(1, 1001):
+            ready = spot - 1 if turn % taken_every == 0 else spot
+            groups = (
+                group("firm", 4.0, ready=5),
+                replace(group("spot", 1.0, spot=True, ready=spot), replicas=Replicas(desired=spot, ready=ready)),
+            )
+            seen = observation("p", 10 * turn, replicas=5 + spot, ready=5 + ready, requests_per_second=80.0)
+            decision = pool.step(replace(seen, groups=groups))
+        reason = next(r for r in decision.reasons if r.rule == "groups")
+        return dict(reason.inputs)["interruption_fraction"], {c.name: c.replicas for c in decision.groups}
+
+    calm, few = story(taken_every=10_000)
+    wild, many = story(taken_every=20)  # one of six in 200 s, at starts of a minute: 5 % in each
+    busy, most = story(taken_every=5)
+    assert calm < 0.01 < 0.04 < wild < 0.06 < 0.15 < busy < 0.22
+    assert few["spot"] < many["spot"] < most["spot"]
+    assert few["firm"] == many["firm"] == most["firm"] == 5
+
+
+def test_who_is_asked_to_go_was_not_taken() -> None:
+    def told(at: int, desired: int, ready: int, draining: int = 0) -> Observation:
+        counts = Replicas(desired=desired, ready=ready, draining=draining)
+        spot = Group(name="s", replicas=counts, spot=True)
+        firm = Group(name="f", replicas=Replicas(desired=9, ready=9 - at % 7))
+        return replace(observation("p", at, replicas=desired, ready=ready), groups=(firm, spot))
+
+    story = [told(0, 4, 4), told(60, 3, 3), told(120, 3, 2, draining=1), told(180, 3, 1, draining=1), told(240, 3, 3)]
+    state, before = State(), None
+    for now in story:
+        lost, starts = taken(state, before, now, 60.0)
+        state, before = State(spot_taken=lost, spot_starts=starts), now
+    assert state.spot_taken == pytest.approx(1.0, abs=0.01)
+    assert state.spot_starts == pytest.approx(4 + 3 + 2 + 1, abs=0.01)
+    assert learned(FIRM, State()) is FIRM
