@@ -241,3 +241,11 @@ def groups(view: View) -> list[Sample]:
 def tiers(view: View) -> list[Sample]:
     tiers = () if view.step is None else view.step.observation.replicas.tiers
     return [s for t in tiers for s in one(t.replicas, tier=t.name)]
+
+
+def decided_tiers(view: View) -> list[Sample]:
+    """What each tier of the settings should hold: 0 where the decision says nothing of it."""
+    if view.step is None:
+        return []
+    wanted = {t.name: t.replicas for t in view.step.decision.tiers}
+    return [s for t in view.settings.preload.tiers for s in one(wanted.get(t.name, 0), tier=t.name)]

@@ -74,6 +74,28 @@ def test_shows_inputs_beliefs_choice_and_promise_of_the_last_step():
     assert page["autoscaler_source_errors_total",] == 1
 
 
+def test_says_which_tiers_should_hold_how_many():
+    tiers = [
+        {"name": "sleep_l1", "cost_fraction": 0.05, "wake_seconds": 4},
+        {"name": "weights_local", "cost_fraction": 0.01, "wake_seconds": 40},
+    ]
+    chat = pool(limits={"min_replicas": 0, "max_replicas": 9}, preload={"tiers": tiers})
+
+    def idle(at_seconds: int) -> Observation:
+        return observation("chat", at_seconds, replicas=1, requests_per_second=0.0)
+
+    busy = values(exposed(chat, seen(START)).text(START))
+    assert busy["autoscaler_decision_tier_replicas", "sleep_l1"] == 0
+    assert busy["autoscaler_decision_preload_replicas",] == 0
+    exposition = exposed(chat, *(idle(START + 10 * i) for i in range(1, 60)))
+    asleep = values(exposition.text(START + 590))
+    assert asleep["autoscaler_decision_replicas",] == 0
+    assert asleep["autoscaler_decision_tier_replicas", "sleep_l1"] == 1
+    assert asleep["autoscaler_decision_tier_replicas", "weights_local"] == 0
+    plain = values(exposed(pool(), seen(START)).text(START))
+    assert not [name for name, *_ in plain if name == "autoscaler_decision_tier_replicas"]
+
+
 def test_counters_grow_by_every_step_once():
     chat = pool()
     exposition = exposed(chat, seen(START), seen(START + 10), seen(START + 10))
