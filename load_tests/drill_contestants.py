@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from autoscaler.embed import Pool, autoscaler_for, windows_for
 from autoscaler.errors import ForecastError
+from autoscaler.health import sick
 from autoscaler.loop import Loop
 from autoscaler.testing import FakeClock
 from autoscaler.types import Forecast, Observation, Replicas, Step
@@ -26,6 +27,7 @@ from load_tests.contestants import (
     Moment,
     PeerContestant,
     PoolContestant,
+    parts_of,
 )
 from load_tests.drill_rules import Belief
 from load_tests.fleet import Fleet
@@ -130,13 +132,25 @@ def _belief(at_seconds: float, step: Step) -> Belief:
         work=step.work,
         failed_fraction=failed,
         closed_loop=failed > 0.0 and '"closed_loop":true' in step.to_json(),
+        overdue=sick(state, step.observation)[1] > 0,
     )
 
 
 class InLoop:
-    """A pool of this library in its own shell: the loop reads the target, observes, decides, writes down and acts."""
+    """A pool of this library in its own shell: the loop reads the target, observes, decides, writes down and acts.
 
-    def __init__(self, prepared: Prepared, policy: PoolPolicy) -> None:
+    From `set_back_at_seconds` on the clock of the shell shows `set_back_seconds` less.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        policy: PoolPolicy,
+        *,
+        set_back_at_seconds: float = math.inf,
+        set_back_seconds: float = 0.0,
+    ) -> None:
+        self._set_back_at, self._set_back = set_back_at_seconds, round(set_back_seconds)
         made = contestants_of(prepared, policy)[0]
         assert isinstance(made, PoolContestant)
         self._pool, self.name, self.interval_seconds = made.pool, made.name, made.interval_seconds
@@ -161,17 +175,19 @@ class InLoop:
     def decide(self, at_seconds: float, moment: Moment) -> Answer:
         """One turn of the loop."""
         self._moment, self._asked = moment, self._life.desired
-        self._clock.at_seconds = self._origin + math.floor(at_seconds)
+        now = self._origin + math.floor(at_seconds)
+        self._behind = self._set_back if at_seconds >= self._set_back_at else 0
+        self._clock.at_seconds = now - self._behind
         self.last_step = asyncio.run(self._loop.tick())
-        if self._clock.at_seconds - self._refit_at_seconds >= REFIT_SECONDS:
-            self._refit_at_seconds = self._clock.at_seconds
+        if now - self._refit_at_seconds >= REFIT_SECONDS:
+            self._refit_at_seconds = now
             self._loop.adopt(self._loop.autoscaler.refit(self._loop.memory))
         reasons = () if self.last_step is None else self.last_step.decision.reasons
         return Answer(self._asked, reasons)
 
     async def replicas(self) -> Replicas:
         """Counts of the target."""
-        return self._life.counts(self._origin)
+        return self._life.counts(self._origin - self._behind)
 
     async def scale(self, replicas: int) -> None:
         """Write to the target."""
@@ -229,18 +245,50 @@ class Broken:
         return replace(told, values=tuple(tuple(value * factor for value in row) for row in told.values))
 
 
-def with_forecaster(prepared: Prepared, policy: PoolPolicy, fault: Fault) -> PoolContestant:
+class Floored(PoolContestant):
+    """A pool beside which the reactive rules look at the same Observations: `below` is its number less theirs, at worst.
+
+    Two runs would differ by what each has learned from its own replicas.
+    """
+
+    def __init__(self, *args: Any, reactive: Pool, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._reactive, self.below = reactive, math.inf
+        self._learned_at_seconds = -math.inf
+
+    def begin(self, fleet: Fleet, pool: int, life: Life, origin_at_seconds: int) -> None:
+        """Take the past in, both of them."""
+        super().begin(fleet, pool, life, origin_at_seconds)
+        for part in parts_of(self._history):
+            self._reactive.backfill(part)
+            self._reactive.refit()
+            self._learned_at_seconds = part[-1].at_seconds
+
+    def decide(self, at_seconds: float, moment: Moment) -> Answer:
+        """Observe and step, both of them."""
+        answer = super().decide(at_seconds, moment)
+        step = self.pool.last_step
+        assert step is not None
+        self.below = min(self.below, answer.replicas - self._reactive.step(step.observation).replicas)
+        if step.observation.at_seconds - self._learned_at_seconds >= REFIT_SECONDS:
+            self._learned_at_seconds = step.observation.at_seconds
+            self._reactive.refit()
+        return answer
+
+
+def with_forecaster(prepared: Prepared, policy: PoolPolicy, fault: Fault) -> Floored:
     """This project's policy with a broken forecaster."""
     scenario, pool = prepared.scenario, prepared.setup.pools[0]
     settings = replace(policy_settings(scenario, policy, pool.name), limits=scenario.limits)
     capacity = PriorCapacity(settings.replica, settings.startup, settings.slo)
     broken = Broken(Seasonal(windows_for(settings, capacity), settings.interval_seconds), fault)
-    return PoolContestant(
+    return Floored(
         f"{policy.name}, forecaster {fault}",
         Pool(autoscaler_for(settings, forecaster=broken)),
         scenario.slo,
         pool.replica.kv_capacity_tokens,
         history=prepared.history(),
+        reactive=Pool(autoscaler_for(replace(settings, strategy="reactive"))),
     )
 
 

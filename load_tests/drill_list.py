@@ -15,14 +15,19 @@ from load_tests.drill_worlds import (
     FOR_SECONDS,
     FULL_SECONDS,
     LENGTH_SECONDS,
+    MORNING_RATE,
     MOST,
     NEW_VERSION,
+    NIGHT_RATE,
+    NIGHT_SECONDS,
     QUOTA_SECONDS,
+    SETTLED_SECONDS,
     SLOWER,
     carried_fraction,
     crowd_world,
     day_world,
     mix_world,
+    night_world,
     ramp_world,
 )
 from load_tests.scenario import Scenario
@@ -35,6 +40,7 @@ Group = Literal[
     "forecasters",
     "losses and limits",
     "retry storm",
+    "nights",
     "controllers",
 ]
 _CAUSE_SECONDS = 120.0  # the cause of the retry storm is over before a replica ordered against it is ready
@@ -52,7 +58,7 @@ class Drill:
     normal: Scenario | None
     faulty: Scenario
     rules: tuple[Rule, ...]
-    staged: Literal["", "restart", "shell"] = ""
+    staged: Literal["", "restart", "shell", "clock"] = ""
 
 
 @cache
@@ -91,7 +97,7 @@ def _starts() -> Iterator[Drill]:
     slower = {"kind": "startup_slower", "factor": 3.0}
     yield _one("starts", "start-up three times as long", slower, rules.few_orders, rules.startup_follows)
     yield _one("starts", "a tenth of starts fail", {"kind": "starts_fail", "fraction": 0.1}, rules.few_orders)
-    yield _one("starts", "one start hangs", {"kind": "start_hangs"}, rules.few_orders)
+    yield _one("starts", "one start hangs", {"kind": "start_hangs"}, rules.few_orders, rules.hang_found)
 
 
 def _changes(quick: bool) -> Iterator[Drill]:
@@ -126,7 +132,8 @@ def _losses() -> Iterator[Drill]:
     yield _one(group, "a zone lost with a third of replicas", zone, rules.replaced, rules.no_storm())
     end = AT_SECONDS + QUOTA_SECONDS
     quota = {"kind": "node_shortage", "for_seconds": QUOTA_SECONDS}
-    yield _one(group, "no quota for an hour", quota, rules.no_storm(end), length=end + 3600.0)
+    back = rules.back_within(end)
+    yield _one(group, "no quota for an hour", quota, rules.no_storm(end), back, length=end + 3600.0)
     after = AT_SECONDS + 2 * FULL_SECONDS
     yield Drill(
         group=group, name=f"at max_replicas ({MOST}) for half an hour", normal=crowd_world("crowd, no maximum", 40),
@@ -140,11 +147,23 @@ def _others() -> Iterator[Drill]:
     back = rules.back_within(AT_SECONDS + _CAUSE_SECONDS)
     name = "failures are sent again, up to three times"
     yield Drill(group="retry storm", name=name, normal=None, faulty=storm, rules=(back, rules.marked))
+    yield Drill(
+        group="nights", name="a burst right after a quiet night",
+        normal=night_world("no night", MORNING_RATE), faulty=night_world("quiet night", NIGHT_RATE),
+        rules=(
+            rules.back_within(NIGHT_SECONDS), rules.never_falls(NIGHT_SECONDS, 300.0),
+            rules.no_storm(NIGHT_SECONDS + SETTLED_SECONDS),
+        ),
+    )  # fmt: skip
     group: Group = "controllers"
     normal, restart = ramp_world(), replace(ramp_world(), name="restart")
     yield Drill(
         group=group, name="controller restarted", normal=normal, faulty=restart,
         rules=(rules.same_decisions, rules.same_lines), staged="restart",
+    )  # fmt: skip
+    yield Drill(
+        group=group, name="the clock is set back by an hour", normal=normal, faulty=replace(normal, name="clock"),
+        rules=(rules.as_normal, rules.holds_again), staged="clock",
     )  # fmt: skip
     writer = {"kind": "second_writer", "for_seconds": FOR_SECONDS}
     yield replace(_one(group, "a second writer", writer, rules.no_fight, rules.reported), staged="shell")

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from load_tests.campaign import Prepared
-from load_tests.drill_worlds import AT_SECONDS, END_SECONDS, FOR_SECONDS, MOST
+from load_tests.drill_worlds import AT_SECONDS, END_SECONDS, FOR_SECONDS, LENGTH_SECONDS, MOST
 from load_tests.kernel_state import Floats
 from load_tests.need import weights
 from load_tests.run import CALM_SECONDS, Run, judge
@@ -35,6 +35,7 @@ class Belief(NamedTuple):
     work: float | None
     failed_fraction: float
     closed_loop: bool
+    overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,16 @@ def startup_follows(trial: Trial, normal: Trial) -> Found | None:
     return Found("start-up believed (0.9) after three, over theirs", later[0] / took, "", ">=", 0.9)
 
 
+def hang_found(trial: Trial, normal: Trial) -> Found | None:
+    """A start that never ends is called overdue by twice the time that the slowest one takes."""
+    if not trial.beliefs:
+        return None
+    slowest = max(ready - ordered for ordered, ready in normal.born)
+    hung = float(trial.orders[trial.orders >= AT_SECONDS][0])
+    told = next((b.at_seconds - hung for b in trial.beliefs if b.overdue and b.at_seconds > hung), LENGTH_SECONDS)
+    return Found("called overdue after, over the slowest start", told / slowest, "", "<=", 2.0)
+
+
 def replaced(trial: Trial, normal: Trial) -> Found:
     """What died is asked for again at once: nobody mistakes the survivors for what is needed."""
     window = (AT_SECONDS, AT_SECONDS + 300.0)
@@ -132,6 +143,24 @@ def no_storm(start: float = AT_SECONDS) -> Rule:
         extra = int(_asked(trial, start, end).max()) - int(_asked(normal, start, end).max())
         what = "largest number asked for, beyond that without it"
         return Found(what if start == AT_SECONDS else f"{what}, afterwards", float(extra), "replicas", "<=", 1.0)
+
+    return rule
+
+
+def as_normal(trial: Trial, normal: Trial) -> Found:
+    """From two ticks after the fault on, to the end, the number is that without it, give or take one."""
+    window = (AT_SECONDS + 2 * trial.run.interval_seconds, trial.run.end_seconds)
+    moved = np.abs(_asked(trial, *window) - _asked(normal, *window))
+    return Found("largest change from two ticks after on", float(moved.max()), "replicas", "<=", 1.0)
+
+
+def never_falls(start: float, for_seconds: float) -> Rule:
+    """While much more comes than is carried, the number does not fall."""
+
+    def rule(trial: Trial, normal: Trial) -> Found:
+        asked = _asked(trial, start, start + for_seconds)
+        fall = float((np.maximum.accumulate(asked) - asked).max())
+        return Found(f"largest fall in the first {for_seconds / 60:g} min", fall, "replicas", "<=", 0.0)
 
     return rule
 

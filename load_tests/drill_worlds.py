@@ -19,6 +19,10 @@ QUOTA_SECONDS = 3600.0
 FULL_SECONDS = 1800.0  # how long the load asks for more than the maximum
 MOST = 4  # that maximum
 CALM_RATE, CROWD_FACTOR = 4.0, 4.0
+SET_BACK_SECONDS = 3600.0
+NIGHT_SECONDS = 6 * 3600.0
+NIGHT_RATE, MORNING_RATE = 0.2, 10.0  # an idle replica, and three and a half
+SETTLED_SECONDS = 1800.0  # a start, the queue's five minutes, the five that replicas are kept, and as much again
 DAY_SECONDS = 86_400.0
 _TARGET = 0.99
 
@@ -58,6 +62,18 @@ def crowd_world(name: str, max_replicas: int) -> Scenario:
         "until_seconds": until,
     }
     return _world(name, shape, (), length=until + 3600.0, max_replicas=max_replicas)
+
+
+def night_world(name: str, night_rate: float) -> Scenario:
+    """A night at `night_rate`, and at its end the load of the morning within a second."""
+    shape = {
+        "kind": "step",
+        "requests_per_second": MORNING_RATE,
+        "factor": night_rate / MORNING_RATE,
+        "at_seconds": 0.0,
+        "until_seconds": NIGHT_SECONDS,
+    }
+    return _world(name, shape, (), length=NIGHT_SECONDS + SETTLED_SECONDS + 3600.0)
 
 
 def morning_world(name: str, hours: float) -> Scenario:

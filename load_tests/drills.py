@@ -25,7 +25,7 @@ from load_tests.drill_contestants import (
 )
 from load_tests.drill_list import Drill, Group, drills
 from load_tests.drill_rules import Found, Trial
-from load_tests.drill_worlds import AT_SECONDS, LENGTH_SECONDS, morning_world
+from load_tests.drill_worlds import AT_SECONDS, LENGTH_SECONDS, SET_BACK_SECONDS, morning_world
 from load_tests.peers import SHIPPED, AhpaSettings, DynamoSettings, HpaSettings, KpaSettings
 from load_tests.run import Run
 from load_tests.scenario import Policy, PoolPolicy, Scenario
@@ -89,7 +89,9 @@ class Hall:
         self._trials.clear()
 
     def figures(self, drill: Drill, policy: Policy) -> Iterator[Figure]:
-        """What a policy does in a drill."""
+        """What a policy does in a drill; nothing of a peer's whose shell has no clock here."""
+        if drill.staged == "clock" and not isinstance(policy, PoolPolicy):
+            return
         faulty = self.trial(drill.faulty, policy, self._staged(drill, policy))
         normal = faulty if drill.normal is None else self.trial(drill.normal, policy)
         for rule in drill.rules:
@@ -103,6 +105,8 @@ class Hall:
             return lambda: Restarted(lambda: contestants_of(prepared, policy)[0], AT_SECONDS)
         if drill.staged == "shell" and isinstance(policy, PoolPolicy):
             return lambda: InLoop(prepared, policy)
+        if drill.staged == "clock" and isinstance(policy, PoolPolicy):
+            return lambda: InLoop(prepared, policy, set_back_at_seconds=AT_SECONDS, set_back_seconds=SET_BACK_SECONDS)
         return None
 
     def forecasts(self, hours: float) -> Iterator[Figure]:
@@ -110,20 +114,21 @@ class Hall:
         # Without steering on the attainment: two runs would differ by what each has made of its own.
         unsteered = {"risk": {"gain": 0.0}}
         world, policy = morning_world("forecaster", hours), PoolPolicy(config=unsteered)
-        prepared = self.prepared(world)
-        reactive = self.run(world, PoolPolicy(name="reactive", config={"strategy": "reactive", **unsteered}))
         normal = self.run(world, policy)
         faults: tuple[Fault, ...] = ("raises", "NaN", "x0.1", "x10")
         for fault in faults:
-            make = partial(with_forecaster, prepared, policy, fault)
             try:
-                broken = self.run(world, policy, make)
+                broken, below = self._broken(world, policy, fault)
             except (RuntimeError, ValueError):
                 ticks = float(len(normal.timeline.at_seconds))
                 found = Found("ticks without a decision, for it went through", ticks, "", "<=", 0.0)
                 yield _figure("forecasters", f"forecaster {fault}", policy.name, found)
                 continue
-            yield from _forecaster_figures(fault, policy.name, broken, reactive, normal)
+            yield from _forecaster_figures(fault, policy.name, broken, below, normal)
+
+    def _broken(self, world: Scenario, policy: PoolPolicy, fault: Fault) -> tuple[Run, float]:
+        contestant = with_forecaster(self.prepared(world), policy, fault)
+        return self.run(world, policy, lambda: contestant), contestant.below
 
     def scaled_forecasts(self, policy: Policy, reactive: Policy | None, hours: float) -> Iterator[Figure]:
         """A peer's forecast, ten times too low and too high; `reactive` None: the peer without one is its own floor."""
@@ -135,13 +140,13 @@ class Hall:
 
         floor = spoilt(0.0) if reactive is None else self.run(world, reactive)
         for fault, factor in (("x0.1", 0.1), ("x10", 10.0)):
-            normal = self.run(world, policy)
-            yield from _forecaster_figures(fault, policy_name(policy), spoilt(factor), floor, normal)
+            normal, broken = self.run(world, policy), spoilt(factor)
+            below = float((broken.timeline.desired - floor.timeline.desired).min())
+            yield from _forecaster_figures(fault, policy_name(policy), broken, below, normal)
 
 
-def _forecaster_figures(fault: str, policy: str, broken: Run, reactive: Run, normal: Run) -> Iterator[Figure]:
+def _forecaster_figures(fault: str, policy: str, broken: Run, below: float, normal: Run) -> Iterator[Figure]:
     name = f"forecaster {fault}"
-    below = float((broken.timeline.desired - reactive.timeline.desired).min())
     found = Found("lowest number, less that of the reactive rules", below, "replicas", ">=", 0.0)
     yield _figure("forecasters", name, policy, found)
     if fault == "x10":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from small_world import ours, setup, theirs
 
-from autoscaler.embed import Pool
+from autoscaler.embed import Pool, autoscaler_for
 from autoscaler.errors import ConfigError, ForecastError, TargetConflict
+from autoscaler.settings import Limits
 from load_tests import drill_list, drill_tables, drills
 from load_tests import drill_rules as rules
 from load_tests.bench import BENCHES
@@ -25,6 +27,7 @@ from load_tests.drill_worlds import (
     END_SECONDS,
     MOST,
     NEW_VERSION,
+    SET_BACK_SECONDS,
     SLOWER,
     carried_fraction,
     ramp_world,
@@ -75,6 +78,8 @@ def holds(found: rules.Found | None) -> bool:
         (rules.replaced, AT_SECONDS, AT_SECONDS + 60, -1, 1),
         (rules.stays_at_most, AT_SECONDS + 700, AT_SECONDS + 760, MOST - 7, MOST - 5),
         (rules.same_decisions, AT_SECONDS, AT_SECONDS + 15, 1, 0),
+        (rules.as_normal, AT_SECONDS + 3000, AT_SECONDS + 3015, -2, -1),
+        (rules.never_falls(AT_SECONDS, 300.0), AT_SECONDS + 100, AT_SECONDS + 130, -1, 0),
     ],
 )
 def test_a_rule_fails_where_it_should_and_nowhere_else(flat, rule, start, end, bad, good):
@@ -85,6 +90,21 @@ def test_a_rule_fails_where_it_should_and_nowhere_else(flat, rule, start, end, b
 
 def test_a_storm_before_the_cause_has_ended_is_none_afterwards(flat):
     assert holds(rules.no_storm(3600.0)(asked(flat, AT_SECONDS, 3600.0, 9), flat))
+
+
+def test_a_number_that_rises_has_not_fallen_and_what_is_given_back_later_is_not_judged(flat):
+    rule = rules.never_falls(AT_SECONDS, 300.0)
+    assert holds(rule(asked(flat, AT_SECONDS + 100, AT_SECONDS + 300, 4), flat))
+    assert not holds(rule(asked(flat, AT_SECONDS + 100, AT_SECONDS + 200, 4), flat))
+
+
+def test_a_start_that_hangs_is_to_be_found_by_twice_the_slowest_start(flat):
+    normal = replace(flat, born=((0.0, 100.0), (1900.0, 2000.0)))
+    hung = replace(flat, orders=np.array([1000.0, 1900.0]), beliefs=(belief(1890.0, overdue=True), belief(2000.0)))
+    assert not holds(rules.hang_found(hung, normal))
+    assert holds(rules.hang_found(replace(hung, beliefs=(belief(2100.0, overdue=True),)), normal))
+    assert not holds(rules.hang_found(replace(hung, beliefs=(belief(2101.0, overdue=True),)), normal))
+    assert rules.hang_found(flat, normal) is None
 
 
 def test_orders_count_from_the_fault_on_and_what_failed_may_be_ordered_again(flat):
@@ -300,6 +320,12 @@ def test_a_pool_in_its_shell_decides_as_without_and_tells_of_conflicts(hall):
     assert shell.conflicts == 0
     assert any(r.rule == "reactive" for e in run.events for r in e.reasons)
 
+    behind = InLoop(prepared, PoolPolicy(), set_back_at_seconds=AT_SECONDS, set_back_seconds=SET_BACK_SECONDS)
+    lines = Watched(behind, lines=True)
+    assert len(simulate(prepared.setup, [lines]).timeline.desired) == len(run.timeline.desired)
+    at = [json.loads(line)["observation"]["at_seconds"] for line in lines.lines]
+    assert {b - a for a, b in itertools.pairwise(at)} == {15, 14}  # a tenth of what passes is given back
+
     class Contested(InLoop):
         async def scale(self, replicas):
             raise TargetConflict("somebody else wrote")
@@ -338,6 +364,17 @@ def test_a_broken_forecaster_spoils_forecasts_only(hall):
     np.testing.assert_allclose(spoilt.values, 10 * np.array(told.values))
     with pytest.raises(ForecastError, match="dead"):
         Broken(real, "raises").forecast(history, beliefs, at, windows)
+
+
+def test_the_floor_is_what_the_reactive_rules_ask_for_at_the_same_sight(hall):
+    prepared = hall.prepared(ramp_world())
+    contestant = with_forecaster(prepared, PoolPolicy(config={"risk": {"gain": 0.0}}), "raises")
+    simulate(prepared.setup, [contestant])
+    assert contestant.below == 0
+    few = with_forecaster(prepared, PoolPolicy(config={"risk": {"gain": 0.0}}), "raises")
+    few._reactive = Pool(autoscaler_for(replace(few.pool.settings, limits=Limits(min_replicas=9, max_replicas=9))))
+    simulate(prepared.setup, [few])
+    assert few.below < 0
 
 
 def test_a_peer_s_forecast_is_scaled_and_nothing_else_of_it(hall):
