@@ -109,13 +109,16 @@ def _newest(
     cv = max(_variation(moments) or USUAL_CV, 0.2)
     best, found = NEW_LENGTHS_SIGMA, None
     for i, (tokens, requests) in enumerate(sums):
+        if requests < LEAST_REQUESTS:
+            continue
         apart = tokens / requests / mean - 1.0
-        if i == 0 and requests >= LEAST_REQUESTS and abs(apart) < NEW_LENGTHS_FRACTION / 2.0:
+        if i == 0 and abs(apart) < NEW_LENGTHS_FRACTION / 2.0:
             return None  # the very last ones are as ever: nothing to look back for, which would take its time
-        # Spread goes with the mean: the longer of the two tells how far chance reaches.
-        sigma = abs(apart) * math.sqrt(requests) / (cv * max(1.0, 1.0 + apart))
-        if requests >= LEAST_REQUESTS and abs(apart) > NEW_LENGTHS_FRACTION and sigma > best:
-            best, found = sigma, (tokens / requests, requests)
+        if abs(apart) > NEW_LENGTHS_FRACTION:
+            # Spread goes with the mean: the longer of the two tells how far chance reaches.
+            sigma = abs(apart) * math.sqrt(requests) / (cv * max(1.0, 1.0 + apart))
+            if sigma > best:
+                best, found = sigma, (tokens / requests, requests)
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 from autoscaler.errors import ConfigError
@@ -31,6 +32,11 @@ def _finite(owner: str, low: float = 0.0, high: float = math.inf, **fields: floa
 LEAST_SAMPLES = 1e-9  # parts of a sample come from rates; less is nothing that a mean could be taken of
 
 
+@lru_cache(maxsize=256)  # every Observation has the same ones
+def _ascend(bounds: tuple[float, ...]) -> bool:
+    return all(a < b for a, b in pairwise(bounds)) and all(map(math.isfinite, bounds))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
     """Counts per bucket over the window, as a Prometheus histogram gives them after differencing.
@@ -49,9 +55,9 @@ class Histogram:
                 "histogram.counts",
                 f"{len(self.counts)} entries must be {len(self.upper_bounds) + 1}, one more than upper_bounds",
             )
-        if any(b <= a for a, b in pairwise(self.upper_bounds)) or not all(map(math.isfinite, self.upper_bounds)):
+        if not _ascend(self.upper_bounds):
             raise ConfigError("histogram.upper_bounds", f"{self.upper_bounds!r} must be finite and ascending")
-        if not all(0 <= c < math.inf for c in self.counts):
+        if not (min(self.counts) >= 0 and math.isfinite(sum(self.counts))):
             raise ConfigError("histogram.counts", f"{self.counts!r} must be finite numbers >= 0")
 
     @property
@@ -385,10 +391,13 @@ class Capacity:
 
     def replicas(self, load: float) -> int:
         """The least number of replicas that carry `load` Erlangs together, each what one of so many carries."""
-        n = max(1, replicas_for(load / self.feasible_load[-1][1]))
-        while n < self.feasible_load[-1][0] and replicas_for(load / self.feasible(n)) > n:
+        if load <= 0.0:
+            return 0
+        largest, each = self.feasible_load[-1]
+        n = max(1, replicas_for(load / each))
+        while (needed := replicas_for(load / self.feasible(n))) > n and n < largest:
             n += 1
-        return max(n, replicas_for(load / self.feasible(n))) if load > 0.0 else 0
+        return max(n, needed)
 
     def startup(self, quantile: float) -> float:
         """Start-up time in seconds at the least known quantile not below `quantile` (the largest known one beyond)."""

@@ -99,21 +99,28 @@ def _requests(mix: Mix, n: int, seed: int) -> tuple[Any, Any, Any]:
     arrivals = np.cumsum(gaps * (n / gaps.sum()))
     return (
         arrivals,
-        _lengths(mix.prompt, mix.prompt_cv, kernel.uniforms(3 * seed + 2, n)),
-        _lengths(mix.output, mix.output_cv, kernel.uniforms(3 * seed + 3, n)),
+        _lengths(mix.prompt, mix.prompt_cv, 3 * seed + 2, n),
+        _lengths(mix.output, mix.output_cv, 3 * seed + 3, n),
     )
 
 
-def _lengths(mean: float, cv: float, order: Any) -> Any:
-    """Whole lengths with this mean and variation, in the order of the numbers in `order`."""
+def _lengths(mean: float, cv: float, seed: int, n: int) -> Any:
+    """Whole lengths with this mean and variation."""
     import numpy as np
 
-    n = len(order)
-    ranks = np.empty(n)
-    ranks[np.argsort(order, kind="stable")] = (np.arange(n) + 0.5) / n
     square = math.log1p(cv * cv)
-    drawn = mean * np.exp(math.sqrt(square) * _normal(ranks) - square / 2.0)
+    drawn = mean * np.exp(math.sqrt(square) * _normals(seed, n) - square / 2.0)
     return np.maximum(1, np.round(drawn)).astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def _normals(seed: int, n: int) -> Any:
+    """Normal numbers evenly over their quantiles, in an order by chance: the same whatever the lengths are."""
+    import numpy as np
+
+    ranks = np.empty(n)
+    ranks[np.argsort(_kernel().uniforms(seed, n), kind="stable")] = (np.arange(n) + 0.5) / n
+    return _normal(ranks)
 
 
 def _normal(shares: Any) -> Any:
