@@ -121,10 +121,10 @@ def parser() -> argparse.ArgumentParser:
         prog="autoscaler", description="An autoscaler for LLM inference that says why.", allow_abbrev=False
     )
     top.add_argument("--version", action="version", version=f"autoscaler {autoscaler.__version__}")
-    verbs = top.add_subparsers(metavar="COMMAND", required=True)
+    verbs = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Command)
 
-    def verb(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        one = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def verb(name: str, run: Any, text: str) -> _Command:
+        one: _Command = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         one.set_defaults(run=run)
         return one
 
@@ -177,9 +177,23 @@ def parser() -> argparse.ArgumentParser:
         "--cache", type=Path, help="keep finished runs here (default: below the user's cache directory)"
     )
     for name, module, text in VERBS:
-        room = import_module(module)
-        room.add_arguments(verb(name, room.run, text))
+        verb(name, None, text).module = module
     return top
+
+
+class _Command(argparse.ArgumentParser):
+    """A command; one of a room gets its options from its `module` once it is chosen, so that no other is imported."""
+
+    module: str | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options of the command, first made known if it is of a room."""
+        if self.module is not None:
+            room = import_module(self.module)
+            room.add_arguments(self)
+            self.set_defaults(run=room.run)
+            self.module = None
+        return super().parse_known_args(args, namespace)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

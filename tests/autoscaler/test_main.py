@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -10,7 +12,7 @@ import pytest
 
 from autoscaler.embed import Pool
 from autoscaler.log import StepLog, read_observations
-from autoscaler.main import main
+from autoscaler.main import VERBS, main
 from autoscaler.record import encode_line
 from autoscaler.testing import observation
 from load_tests.bench import BENCHES
@@ -132,6 +134,28 @@ def test_what_is_not_there_is_said(arguments: list[str], capsys: pytest.CaptureF
     assert said.out == ""
     assert said.err.startswith("autoscaler: error: ")
     assert said.err.count("\n") == 1
+
+
+def test_help_lists_every_command_and_imports_none_that_was_not_chosen() -> None:
+    code = """
+import sys
+from autoscaler.main import VERBS, main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    print(*(name for name, module, _ in VERBS if module in sys.modules), file=sys.stderr)
+"""
+
+    def asked(*arguments: str) -> tuple[str, list[str]]:
+        found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        return found.stdout, found.stderr.split()
+
+    told, imported = asked("--help")
+    assert imported == []
+    assert {name for name, _, _ in VERBS} <= set(told.split())
+    told, imported = asked("advise", "--help")
+    assert imported == ["advise"]
+    assert "--json" in told
 
 
 def test_explain_tells_changes_in_words(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
