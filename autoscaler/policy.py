@@ -7,6 +7,7 @@ strategies are made of (docs: how it decides).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from autoscaler import cron
@@ -29,6 +30,8 @@ from autoscaler.units import replicas_for
 # So much of a window may be unknown just after a gap, to raise on the rest.
 AFTER_GAP_FRACTION = 0.5
 LONGEST_DRAIN_SECONDS = 300.0
+# A crowd is seen in the newest seconds alone as far as chance cannot have made it: so many deviations of the count less.
+NEWS_SECONDS, NEWS_DEVIATIONS = 15, 2.0
 
 
 def _reason(rule: str, facts: Facts, after: int, **inputs: float | str | None) -> Reason:
@@ -163,35 +166,61 @@ class Ahead:
 class Work:
     """Carry the work that arrives at `utilization_fraction` of what replicas can, and drain the queue meanwhile.
 
-    replicas = (headroom * work / utilization + backlog / drain seconds) / feasible load of so many.  With no
-    replica ready the newest Observation alone counts if it says more: a wake does not wait for an average.  Just after a
-    gap half a window is enough to raise on; nothing is given up on it.
+    replicas = (headroom * work / utilization + backlog / drain seconds) / feasible load of so many.  Work is the mean of the
+    window, or what surely came in the newest seconds (`news`) if that is more.  With no replica ready the newest Observation
+    alone counts if it says more: a wake does not wait for an average.  Just after a gap half a window is enough to raise on;
+    nothing is given up on it.  `kept` is the number without the queue, where that asks for more: nobody is late for want of
+    what drained a queue that is gone.
     """
 
     settings: WorkSettings = WorkSettings()
 
     def recommend(self, facts: Facts) -> Reason | None:
         s, capacity = self.settings, facts.capacity
-        work, newest = facts.work(s.window_seconds), facts.work(1)
+        work, newest, window = facts.work(s.window_seconds), facts.work(1), s.window_seconds
         after_gap = work is None
         if after_gap:
             work = facts.work(s.window_seconds, AFTER_GAP_FRACTION)
         asleep = facts.observation.replicas.ready == 0
         if asleep and newest is not None:
             work = max(work or 0.0, newest)
+        surely, deviations = news(facts), None
+        if surely is not None and work is not None and surely > work:
+            work, window, deviations = surely, NEWS_SECONDS, NEWS_DEVIATIONS
         if work is None or capacity is None:
             return None
         queued = facts.backlog()
         drain = s.drain_seconds if asleep or queued is None else drain_seconds(queued, work, s.drain_seconds)
-        wanted = capacity.replicas(facts.headroom * work / s.utilization_fraction + (queued or 0.0) / drain)
+        arriving = facts.headroom * work / s.utilization_fraction
+        wanted = capacity.replicas(arriving + (queued or 0.0) / drain)
+        kept = capacity.replicas(arriving) if queued else wanted
         if after_gap and not asleep:
-            wanted = max(wanted, facts.current)
+            wanted, kept = max(wanted, facts.current), max(kept, facts.current)
         feasible = capacity.feasible(wanted)
         return _reason(
             "wake" if asleep and facts.current == 0 and wanted else "reactive", facts, wanted, work=work,
             queued_seconds=queued, feasible_load=feasible, utilization_fraction=s.utilization_fraction,
-            window_seconds=s.window_seconds, drain_seconds=drain, headroom=facts.headroom,
+            window_seconds=window, deviations=deviations, drain_seconds=drain, headroom=facts.headroom,
+            kept=kept if kept < wanted else None,
         )  # fmt: skip
+
+
+def kept_of(reason: Reason) -> int:
+    """How many of the replicas that a policy asked for are worth keeping a while: all, unless it says `kept`."""
+    return next((int(v) for n, v in reason.inputs if n == "kept"), reason.after)
+
+
+def news(facts: Facts) -> float | None:
+    """Erlangs that surely arrive now: the work of the newest seconds less what chance adds to a count; None if not known.
+
+    n requests that come independently scatter by sqrt(n), so a pool of few requests waits for its average, and one of
+    many sees a crowd within a turn.
+    """
+    work, rate = facts.work(NEWS_SECONDS), facts.signal("requests_per_second", NEWS_SECONDS)
+    if work is None or not rate:
+        return None
+    count = rate * max(NEWS_SECONDS, facts.observation.window_seconds)
+    return max(0.0, work * (1.0 - NEWS_DEVIATIONS / math.sqrt(count)))
 
 
 def drain_seconds(queued: float, work: float, quickest: float) -> float:

@@ -32,8 +32,11 @@ def replicas(count: int) -> str:
 def _reactive(i: Inputs) -> str:
     queued = float(i.get("queued_seconds") or 0.0)
     queue = f" and {number(queued)} replica-seconds are queued, to be gone in {duration(float(i['drain_seconds']))}"
+    seen = f"mean of {duration(float(i['window_seconds']))}"
+    if "deviations" in i:
+        seen += f", less {number(i['deviations'])} standard deviations of its count"
     return (
-        f"work arrives at {number(i['work'])} replica-seconds per second (mean of {duration(float(i['window_seconds']))})"
+        f"work arrives at {number(i['work'])} replica-seconds per second ({seen})"
         f"{queue if queued > 0 else ''}; one replica carries {number(i['feasible_load'])} within the SLO,"
         f" planned to {float(i['utilization_fraction']):.0%}{_headroom(i)}"
     )

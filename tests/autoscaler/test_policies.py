@@ -19,6 +19,7 @@ from autoscaler.policy import (
     TargetTracking,
     Work,
     drain_seconds,
+    kept_of,
     policy_of,
 )
 from autoscaler.ports import Policy
@@ -278,6 +279,44 @@ def test_a_long_queue_asks_for_as_many_again_and_no_storm() -> None:
     inputs = dict(reason.inputs)
     assert inputs["drain_seconds"] == pytest.approx(600.0 / 3.0)
     assert reason.after == CAPACITY.replicas(3.0 / 0.95 + 3.0)
+
+
+def test_a_crowd_is_seen_in_the_newest_seconds_as_far_as_chance_did_not_make_it() -> None:
+    # Twenty seconds of 40 requests/s after 40 s of 8: the minute says 18.7, and 600 requests, less twice their root, 36.7.
+    minute = [seen(NOW - 10 * i, rate=40.0 if i < 2 else 8.0) for i in range(5, -1, -1)]
+    reason = Work().recommend(facts(*minute))
+    assert reason is not None
+    inputs = dict(reason.inputs)
+    assert inputs["work"] == pytest.approx(20.0 * (1 - 2 / 600**0.5))
+    assert (inputs["window_seconds"], inputs["deviations"]) == (15.0, 2.0)
+    assert reason.after == CAPACITY.replicas(inputs["work"] / 0.95)  # type: ignore[operator]
+    # Of a calm minute, and of few requests, the mean says more.
+    for rates in ([8.0] * 6, [0.1] * 4 + [0.3] * 2):
+        calm = Work().recommend(
+            facts(*[seen(NOW - 10 * i, rate=r) for i, r in zip(range(5, -1, -1), rates, strict=True)])
+        )
+        assert calm is not None
+        assert dict(calm.inputs)["window_seconds"] == 60.0
+        assert "deviations" not in dict(calm.inputs)
+
+
+@given(st.lists(st.floats(0, 50), min_size=6, max_size=6))
+def test_news_never_lowers_what_the_mean_asks(rates: list[float]) -> None:
+    here = facts(*[seen(NOW - 10 * i, rate=r) for i, r in zip(range(5, -1, -1), rates, strict=True)])
+    reason = Work().recommend(here)
+    assert reason is not None
+    assert dict(reason.inputs)["work"] >= here.work(60)  # type: ignore[operator]
+    assert dict(reason.inputs)["work"] <= max(here.work(60), here.work(15))  # type: ignore[type-var, operator]
+
+
+def test_of_what_drains_a_queue_nothing_is_kept() -> None:
+    queued = Work().recommend(facts(seen(rate=6.0, waiting=60.0)))
+    calm = Work().recommend(facts(seen(rate=6.0)))
+    assert queued is not None
+    assert calm is not None
+    assert kept_of(queued) == calm.after < queued.after
+    assert kept_of(calm) == calm.after
+    assert "kept" not in dict(calm.inputs)
 
 
 @given(st.floats(0, 1e4), st.floats(0, 1e3), st.floats(0, 1e4), st.floats(0, 1e3))
