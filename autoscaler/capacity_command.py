@@ -52,6 +52,8 @@ def belief(model: LearnedCapacity, beliefs: LearnedBeliefs, memory: Memory) -> d
         "requests_per_second_per_replica": _rate(capacity, memory, beliefs.cached or 0.0, replicas),
         "feasible_load_erlangs": capacity.feasible(replicas),
         "caution_fraction": model.caution(beliefs, replicas),
+        "estimate_sigma": model.deviation(beliefs),
+        "law_sigma": beliefs.law_sigma,
         "load_erlangs": gain.load,
         "law": asdict(model.law(beliefs)),
         "prior_law": asdict(model.shapes[0]),
@@ -90,6 +92,8 @@ def told(b: dict[str, Any]) -> str:
         f"pool {b['pool']}, {_instant(b['at_seconds'])}: {b['source']}",
         f"one of {b['replicas']} replicas carries {number(b['feasible_load_erlangs'])} Erlangs{each}",
         f"  that is {100 * b['caution_fraction']:.0f} % of the best estimate: the rest is caution, and shrinks with what is seen",
+        f"  the estimate is good to {100 * b['estimate_sigma']:.1f} % (one standard deviation), of which the step law is"
+        f" {100 * b['law_sigma']:.1f} %: laws that explain what was seen about as well",
         f"  now each is asked for {_or_unknown(b['load_erlangs'])} Erlangs",
         "",
         f"step law, from {b['windows']:g} windows"

@@ -30,6 +30,7 @@ from serving.capacity import (
     SIZES,
     PriorCapacity,
     cautions,
+    mean_rate,
     mix_of,
     rounded_mix,
     tail_rates,
@@ -38,7 +39,7 @@ from serving.capacity import (
 from serving.capacity_starts import Starts
 from serving.capacity_steps import Solved, StepBeliefs
 from serving.capacity_violations import Gain
-from serving.closed_forms import Engine, Law, Mix, itl_rate
+from serving.closed_forms import Engine, Law, Mix
 from serving.pooling import Routed, Routing
 from serving.profiles import replica_of
 from serving.startup import startup_prior
@@ -52,9 +53,10 @@ CACHED_STEP, MOST_CACHED = 0.05, 0.95  # shares of prompts in the prefix cache t
 NEAR = (1, 1, 2, 2, 1)
 CACHED_HALF_LIFE_SECONDS = 600.0
 CV_SHARE = 0.3  # of a change of variations, which are estimates, against one of log means
-NEW_LAW = 0.02  # of the rate at the limit of the mean ITL, before another law is believed
+NEW_LAW = 0.01  # of the rate at the limit, before another law of the same shape is believed
 # How far windows may pull coefficients apart from the prior's shape, and how many the prior's scale is worth.
-GENERIC_SHAPES = tuple(replace(GENERIC_LAW, floor=floor) for floor in steps.FLOORS)
+ATTENTION = 4e-5  # of an unknown replica's seconds per prompt token, for each token before it
+GENERIC_SHAPES = tuple(replace(GENERIC_LAW, e=ATTENTION * GENERIC_LAW.b, floor=floor) for floor in steps.FLOORS)
 KNOWN, GENERIC = (0.15, 5.0), (1.0, 0.5)
 # Of the KV cache: so much use in all before its size is told from it, and the steps of its logarithm that are told apart.
 LEAST_KV, KV_GRAIN, KV_HALF_LIFE_SECONDS = 1.0, 0.1, 3600.0
@@ -92,7 +94,8 @@ class LearnedBeliefs:
     `mix`: the lengths, rounded, that the factor was learned at; `point`: those the closed forms were last asked for.
     `cached`: share of prompt tokens found in the prefix cache, over about ten minutes.  `kv`: decayed sums of the share of
     the KV cache in use and of tokens that requests then held; `budget`: the largest steps seen, in tokens.  `twin`: None
-    before a refit with the compiled extra.
+    before a refit with the compiled extra.  `law_sigma`: deviation of the logarithm of the rate that the law implies, over
+    the laws that explain the windows about as well.
     """
 
     steps: StepBeliefs = field(default_factory=StepBeliefs)
@@ -107,6 +110,7 @@ class LearnedBeliefs:
     kv: tuple[float, float] = (0.0, 0.0)
     budget: float = 0.0
     twin: Twin | None = None
+    law_sigma: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +151,7 @@ class LearnedCapacity:
     def law(self, beliefs: LearnedBeliefs) -> Law:
         """The step law in force."""
         if beliefs.law.floor == 0 and beliefs.law.z == (1.0, 1.0, 1.0, 1.0):
-            return self.shapes[0]
+            return self.prior.replica.laws[-1]
         return steps.law_from(self.shapes, beliefs.law)
 
     def engine(self, beliefs: LearnedBeliefs) -> Engine:
@@ -251,8 +255,12 @@ class LearnedCapacity:
     def _unsure(self, beliefs: LearnedBeliefs) -> tuple[float, float]:
         """(deviation of the factor in that of the prior, logarithm of the margin for it and for the law)."""
         variance = beliefs.gain.variance
-        law = GENERIC_SIGMA**2 / (1.0 + beliefs.steps.weight) if self.generic else 0.0
+        law = beliefs.law_sigma**2 + (GENERIC_SIGMA**2 / (1.0 + beliefs.steps.weight) if self.generic else 0.0)
         return round(math.sqrt(variance) / gains.SIGMA, 2), -DEVIATIONS * math.sqrt(variance + law)
+
+    def deviation(self, beliefs: LearnedBeliefs) -> float:
+        """Standard deviation of the logarithm of the best estimate, as the belief has it."""
+        return -self._unsure(beliefs)[1] / DEVIATIONS
 
     def caution(self, beliefs: LearnedBeliefs, replicas: int) -> float:
         """What is used of the best estimate, as a fraction, in a pool of `replicas`."""
@@ -276,8 +284,9 @@ class LearnedCapacity:
 
     def _with_window(self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...]) -> LearnedBeliefs:
         """`beliefs` with the engine steps of the last window, and now and then a new law."""
-        mix = mix_of(rounded[:4])
-        window = steps.window_of(beliefs.steps, now, mix, CACHED_STEP * rounded[4])
+        mix, cached = mix_of(rounded[:4]), CACHED_STEP * rounded[4]
+        beliefs = replace(beliefs, steps=steps.with_prompts(beliefs.steps, now, mix, cached))
+        window = steps.window_of(beliefs.steps, now, mix, cached)
         columns, weight, error = None, 0.0, 0.0
         if window is not None:
             columns, weight = steps.columns_of(window, self.shapes), window.weight
@@ -298,15 +307,19 @@ class LearnedCapacity:
         return beliefs
 
     def _with_law(self, beliefs: LearnedBeliefs, mix: Mix) -> LearnedBeliefs:
-        held = GENERIC if self.generic else KNOWN
-        found = steps.solved(beliefs.steps, self.shapes, *held, used=beliefs.fit.floor)
-        if found is None:
+        held = (*GENERIC, steps.GENERIC_NOISE) if self.generic else (*KNOWN, steps.NOISE)
+        found = steps.candidates(beliefs.steps, self.shapes, *held)
+        if not found:
             return beliefs
-        beliefs = replace(beliefs, fit=found)
-        new = replace(beliefs, law=found)
-        before, after = (max(1e-9, itl_rate(self.law(b), mix, self.slo.itl_seconds)) for b in (beliefs, new))
+        shares = steps.chances(beliefs.steps, self.shapes, found)
+        engine = self.engine(beliefs)
+        rates = tuple([mean_rate(steps.law_from(self.shapes, one), mix, engine, self.slo) for one, _ in found])
+        law, sigma = steps.chosen(found, shares, rates, not self.generic, beliefs.fit.floor)
+        beliefs = replace(beliefs, fit=law, law_sigma=significant(min(1.0, sigma)))
+        new = replace(beliefs, law=law)
+        before, after = (max(1e-9, mean_rate(self.law(b), mix, engine, self.slo)) for b in (beliefs, new))
         change = math.log(after / before)
-        if abs(change) < NEW_LAW:
+        if abs(change) < NEW_LAW and law.floor == beliefs.law.floor:
             return beliefs
         return replace(new, gain=gains.moved(beliefs.gain, max(-1.0, min(1.0, change)), _sigma(beliefs)))
 

@@ -23,8 +23,17 @@ PARTLY_IDLE = 0.25  # weight of a window whose idle time only the GPU's utilizat
 SETTLE_SECONDS = 60  # after replicas came or went: caches are cold, and counters of the departed are in the sums
 HALF_LIFE_SECONDS = 21_600.0
 FLOORS = (0.0, 32.0, 64.0, 96.0, 128.0, 192.0, 256.0)
-FLOOR_GAIN = 1.1  # most replicas have a floor: none must leave so much less of the error
-NOISE = 0.05  # relative error of a window that the prior is weighed against
+# Relative error of a window that a profile's law, or a generic one, is weighed against.
+NOISE, GENERIC_NOISE = 0.05, 0.02
+# How likely laws with other floors are: errors of windows are at least so large, and so many neighbours err alike.
+QUIET, ALIKE = 0.003, 4.0
+# A known profile has the floor that it says rather than none, by these odds (logarithm).  Of an unknown replica's decode
+# steps, about this share is room below the floor, give or take; and it goes to another law once its own is so unlikely.
+KNOWN_ODDS, ROOM, ROOM_SIGMA, UNLIKELY = 1.0, 0.5, 0.25, 0.2
+LEAST_TOKENS = 0.05  # of the prior's cost of tokens, at the fitted scale: no prefill is free
+SQUARES_HALF_LIFE_SECONDS = 3600.0
+UNUSUAL = 3.0  # times the usual prompt, either way: then prefills happen elsewhere, or other lengths are not told yet
+FEW_PROMPTS = 0.5  # requests that the usual prompt is worth among those of a window
 LEAST_SIGMA, GATE = 0.03, 6.63  # chi-square, one degree of freedom, 99 %
 SLACK, DOUBT, ALARM = 0.5, 2.0, 8.0  # of the cumulative sums, in standard deviations
 KEPT = 0.05  # of the sums, after a drift
@@ -46,6 +55,8 @@ class StepBeliefs:
     share of windows left out.  `drifts`: so often the law was forgotten, the last time at `drift_at_seconds`; errors lasted
     at `warned_at_seconds`: a law fitted anew has a while to explain them first.
     `pace`: share of the time that steps account for, as far as latencies between tokens tell, over about half an hour.
+    `prompts`: prompt tokens prefilled and their requests, over about an answer's stay.  `squares`: attention pairs as the
+    usual lengths have them, and as large steps do, over about an hour.
     """
 
     gram: Sums = ()
@@ -63,6 +74,8 @@ class StepBeliefs:
     ready_since_seconds: int = 0
     running: float | None = None
     pace: float | None = None
+    prompts: tuple[float, float] = (0.0, 0.0)
+    squares: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,20 +111,77 @@ def window_of(beliefs: StepBeliefs, now: Observation, mix: Mix, cached: float = 
     seconds, weight = _busy(beliefs, now, ready)
     if stuck(beliefs, now) >= 1:
         return None
-    h, latency = load.step_tokens, now.latency
+    h = load.step_tokens
     if seconds <= 0.0 or ((h is None or h.sum is None) and demand.prompt_tokens is None):
         return None
-    first = latency.ttft.total if latency is not None and latency.ttft is not None else demand.requests or 0.0
-    if h is not None and h.sum is not None:
-        prefill = max(0.0, h.sum - demand.output_tokens)
-    else:
-        prefill = max(0.0, (demand.prompt_tokens or 0.0) - (demand.cached_prompt_tokens or 0.0))
-    decode = max(0.0, demand.output_tokens - first)
-    return Window(
-        seconds=seconds, steps=load.engine_steps, prefill=prefill, decode=decode, context=decode * mix.context,
+    prefill, decode, first = _tokens(now)
+    window = Window(
+        seconds=seconds, steps=load.engine_steps, prefill=prefill, decode=decode, context=0.0,
         pairs=prefill * (1.0 + cached) * mix.prompt_square / (2.0 * mix.prompt), requests=first,
         weight=weight, step_tokens=h,
     )  # fmt: skip
+    met, usual = beliefs.prompts, mix.prompt * (1.0 - cached)
+    longer = (met[0] / usual + FEW_PROMPTS) / (met[1] + FEW_PROMPTS)
+    prompt = mix.prompt * (longer if 1.0 / UNUSUAL < longer < UNUSUAL else 1.0)
+    implied, by_size = beliefs.squares
+    pairs = window.pairs if by_size <= 0.0 else pairs_by_size(window) * implied / by_size
+    return replace(window, context=decode * (prompt + mix.context - mix.prompt), pairs=pairs)
+
+
+def _tokens(now: Observation) -> tuple[float, float, float]:
+    """(prefill tokens, decode tokens, requests that got their first token) of a window."""
+    load, demand, latency = now.load, now.demand, now.latency
+    assert load is not None
+    assert demand is not None
+    made, h = demand.output_tokens or 0.0, load.step_tokens
+    first = latency.ttft.total if latency is not None and latency.ttft is not None else demand.requests or 0.0
+    if h is not None and h.sum is not None:
+        prefill = max(0.0, h.sum - made)
+    else:
+        prefill = max(0.0, (demand.prompt_tokens or 0.0) - (demand.cached_prompt_tokens or 0.0))
+    return prefill, max(0.0, made - first), first
+
+
+def with_prompts(beliefs: StepBeliefs, now: Observation, mix: Mix, cached: float = 0.0) -> StepBeliefs:
+    """`beliefs` with the prompts of the window that ends `now`, which its answers have as context.
+
+    Long prompts in a window are many tokens to prefill, much context and more attention at once.  Were context and attention
+    taken at the usual lengths, their cost would be blamed on the number of prompts, which looks like a floor.
+    """
+    load, demand, ready = now.load, now.demand, now.replicas.ready
+    if load is None or demand is None or demand.output_tokens is None or not load.engine_steps or ready < 1:
+        return beliefs
+    if (load.step_tokens is None or load.step_tokens.sum is None) and demand.prompt_tokens is None:
+        return beliefs
+    prefill, decode, first = _tokens(now)
+    stay = ready * now.window_seconds / load.engine_steps * mix.output * (1.0 + mix.output_cv * mix.output_cv)
+    kept, held = math.exp(-now.window_seconds / stay), 0.5 ** (now.window_seconds / SQUARES_HALF_LIFE_SECONDS)
+    met, squares = beliefs.prompts, beliefs.squares
+    window = Window(
+        seconds=1.0, steps=load.engine_steps, prefill=prefill, decode=decode, context=0.0, pairs=0.0, requests=first,
+        weight=0.0, step_tokens=load.step_tokens,
+    )  # fmt: skip
+    implied = prefill * (1.0 + cached) * mix.prompt_square / (2.0 * mix.prompt)
+    return replace(
+        beliefs,
+        prompts=(kept * met[0] + prefill, kept * met[1] + first),
+        squares=(held * squares[0] + implied, held * squares[1] + pairs_by_size(window)),
+    )
+
+
+def pairs_by_size(window: Window) -> float:
+    """Attention pairs as if each large step was the prefill of one prompt: right in proportion, as prompts are cut and meet."""
+    if window.step_tokens is None:
+        return 0.0
+    batch, total, square, lower = window.decode / window.steps, 0.0, 0.0, 0.0
+    for upper, count in zip((*window.step_tokens.upper_bounds, None), window.step_tokens.counts, strict=False):
+        top = 2.0 * lower if upper is None else upper
+        if count > 0.0 and lower >= 2.0 * batch:
+            size, width = (lower + top) / 2.0 - batch, top - lower
+            total += count * size
+            square += count * (size * size + width * width / 12.0)
+        lower = top
+    return square * (window.prefill / total) ** 2 / 2.0 if total > 0.0 else 0.0
 
 
 def _busy(beliefs: StepBeliefs, now: Observation, ready: int) -> tuple[float, float]:
@@ -308,33 +378,73 @@ class Solved:
     floor: int
 
 
-def solved(beliefs: StepBeliefs, shapes: Shapes, spread: float, rows: float, used: int = 0) -> Solved | None:
-    """What the sums tell, held to one of `shapes` within `spread` and to its scale as by `rows` windows.
+def candidates(
+    beliefs: StepBeliefs, shapes: Shapes, spread: float, rows: float, noise: float = NOISE
+) -> tuple[tuple[Solved, float], ...]:
+    """What the sums tell of a law of each of `shapes`, held to it within `spread` and to its scale as by `rows` windows.
 
-    None without a window.  The shape that explains the windows best is taken; another than the one `used`, or where none is
-    known to have a floor one without, only if clearly.
+    Pairs (law, squared error left); `noise`: relative error of a window that the shape is weighed against.  Empty without
+    a window.
     """
     if not beliefs.gram or beliefs.weight <= 0.0:
-        return None
-    best, least = None, math.inf
-    for at, shape in enumerate(shapes):
+        return ()
+    found = []
+    for at in range(len(shapes)):
         gram, right = _four(beliefs, at)
         middle = _middle(shapes, at)
         whole = math.fsum(
             m * math.fsum(g * n for g, n in zip(row, middle, strict=True)) for m, row in zip(middle, gram, strict=True)
         )
         scale = (math.fsum(m * r for m, r in zip(middle, right, strict=True)) + rows) / (whole + rows)
-        held = [(NOISE / (spread * m)) ** 2 for m in middle]
+        held = [(noise / (spread * m)) ** 2 for m in middle]
         held_gram = [[gram[i][j] + (held[i] if i == j else 0.0) for j in range(4)] for i in range(4)]
         z = nonnegative(held_gram, [right[i] + held[i] * scale * middle[i] for i in range(4)])
+        z = (*z[:3], max(z[3], LEAST_TOKENS * scale))
         left = beliefs.square + math.fsum(
             z[i] * (math.fsum(gram[i][j] * z[j] for j in range(4)) - 2.0 * right[i]) for i in range(4)
         )
-        known = shapes[0].floor > 0.0
-        left *= FLOOR_GAIN if (at != used if known else shape.floor == 0.0) else 1.0
-        if left < least:
-            best, least = Solved(z=z, floor=at), left
-    return best
+        found.append((Solved(z=z, floor=at), left))
+    return tuple(found)
+
+
+def chances(beliefs: StepBeliefs, shapes: Shapes, found: tuple[tuple[Solved, float], ...]) -> tuple[float, ...]:
+    """How likely each of the `candidates` is, by the error that it leaves and by what is usual of floors.
+
+    While batches are smaller than a floor, all floors explain the steps about equally well; what a token costs above the
+    floor is then told by prompts alone.
+    """
+    least = min(left for _, left in found)
+    noise = ALIKE * max(QUIET * QUIET, least / beliefs.weight)
+    logs = []
+    for one, left in found:
+        law = law_from(shapes, one)
+        if shapes[0].floor > 0.0:
+            usual = 0.0 if law.floor > 0.0 else -KNOWN_ODDS
+        else:
+            room = law.b * law.floor / (law.a + law.b * law.floor)
+            usual = -((room - ROOM) ** 2) / (2.0 * ROOM_SIGMA**2)
+        logs.append(usual - (left - least) / (2.0 * noise))
+    top = max(logs)
+    weights = [math.exp(log - top) for log in logs]
+    return tuple([weight / math.fsum(weights) for weight in weights])
+
+
+def chosen(
+    found: tuple[tuple[Solved, float], ...], shares: tuple[float, ...], rates: tuple[float, ...], known: bool, used: int
+) -> tuple[Solved, float]:
+    """(law, deviation of the logarithm of its rate) out of `candidates` with their chances and the rates they imply.
+
+    Of a known profile the law in use until it is unlikely; of an unknown replica the one nearest to the mean.
+    """
+    logs = [math.log(max(1e-9, rate)) for rate in rates]
+    mean = math.fsum(share * log for share, log in zip(shares, logs, strict=True))
+    if known:
+        best = max(range(len(shares)), key=lambda i: shares[i])
+        at = used if shares[used] >= UNLIKELY else best
+    else:
+        at = min(range(len(shares)), key=lambda i: abs(logs[i] - mean))
+    off = math.fsum(share * (log - logs[at]) ** 2 for share, log in zip(shares, logs, strict=True))
+    return found[at][0], math.sqrt(off)
 
 
 def _four(beliefs: StepBeliefs, at: int) -> tuple[list[list[float]], list[float]]:
