@@ -55,8 +55,10 @@ class Scraper:
         Not `measured`: an outage, nothing but the replicas is known, and what arrives meanwhile is never counted.
         `empty`: an answer without any series, which is no zero either.
         """
-        window = interval_seconds if self._last_at is None else max(1, at_seconds - self._last_at)
-        self._last_at = at_seconds
+        last, self._last_at = self._last_at, at_seconds
+        window = (
+            interval_seconds if last is None or at_seconds < last else max(1, at_seconds - last)
+        )  # a clock set back
         gauges, counters = read()
         before, self._last = self._last, counters
         blank = Observation(pool=self.pool, at_seconds=at_seconds, window_seconds=window, replicas=replicas)

@@ -323,7 +323,9 @@ def test_a_pool_in_its_shell_decides_as_without_and_tells_of_conflicts(hall):
     behind = InLoop(prepared, PoolPolicy(), set_back_at_seconds=AT_SECONDS, set_back_seconds=SET_BACK_SECONDS)
     lines = Watched(behind, lines=True)
     assert len(simulate(prepared.setup, [lines]).timeline.desired) == len(run.timeline.desired)
-    at = [json.loads(line)["observation"]["at_seconds"] for line in lines.lines]
+    seen = [json.loads(line)["observation"] for line in lines.lines]
+    assert {one["window_seconds"] for one in seen} == {15}
+    at = [one["at_seconds"] for one in seen]
     assert {b - a for a, b in itertools.pairwise(at)} == {15, 14}  # a tenth of what passes is given back
 
     class Contested(InLoop):

@@ -208,6 +208,17 @@ def test_a_replica_that_was_silent_gives_its_share_of_the_window() -> None:
     assert seen[4].demand.requests == pytest.approx(10)
 
 
+def test_a_window_over_a_clock_that_was_set_back_is_an_interval_long() -> None:
+    async def story() -> list[Observation]:
+        good = [vllm_page(ttft=(n, 0, 0, 0, 0)) for n in (0, 10, 20, 30)]
+        async with serving(a=pages(*good)) as host, source(f"http://{host}/a") as one:
+            return [await one.observe(at, Replicas(desired=1, ready=1)) for at in (9000, 9010, 5400, 5410)]
+
+    seen = run(story)
+    assert [o.window_seconds for o in seen] == [10, 10, 10, 10]
+    assert [None if o.demand is None else o.demand.requests for o in seen] == [None, 10, 10, 10]
+
+
 def test_a_door_counts_what_the_engines_cannot_see() -> None:
     async def story() -> Observation:
         counts = iter(
