@@ -204,7 +204,10 @@ class WorkSettings:
     kind: Literal["work"] = "work"
     utilization_fraction: float = setting(0.95, "Share of the SLO-feasible load to plan for.", above=0, high=2)
     window_seconds: int = setting(
-        60, "Seconds over which arriving work is averaged; the newest 15 s count where they surely say more.", low=1, high=3600
+        60,
+        "Seconds over which arriving work is averaged; the newest 15 s count where they surely say more.",
+        low=1,
+        high=3600,
     )
     drain_seconds: float = setting(
         30.0,
