@@ -16,6 +16,7 @@ from autoscaler.types import Capacity, Observation, Reason, RequestClass, State
 
 # Of the deadline: what waits already has waited, and the oldest of it about as long as it will take.
 DUE_FRACTION = 0.5
+LEAST_PART = 0.25  # so much less than a whole replica's work still is one's
 
 
 def class_work(one: RequestClass, capacity: Capacity, state: State) -> float | None:
@@ -48,6 +49,15 @@ def with_classes(state: State, observation: Observation, capacity: Capacity, wor
     return replace(state, mean_total_work=total if before is None else kept * before + (1.0 - kept) * total)
 
 
+def rounded(capacity: Capacity, load: float) -> int:
+    """Replicas for `load` Erlangs of work of which some may wait; one for any work at all.
+
+    A part of a replica is not rounded up: what it would have done is queued, and the queue asks for it before it is late.
+    """
+    whole = capacity.replicas(load)
+    return min(whole, max(1, math.floor(load / capacity.feasible(whole) + LEAST_PART)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ballast:
     """As many replicas as carry all work on average and empty the queues of deferrable classes in time."""
@@ -65,7 +75,7 @@ class Ballast:
         due = math.fsum(
             q / (DUE_FRACTION * one.deadline_seconds) for q, one in zip(queues, classes, strict=True) if q is not None
         )
-        wanted = capacity.replicas(mean + due)
+        wanted = rounded(capacity, mean + due)
         inputs = (
             ("work", mean),
             ("queued_seconds", queued),

@@ -56,6 +56,13 @@ def test_a_queue_is_emptied_within_half_its_deadline() -> None:
     assert walked(plain_pool(), 10, 10.0, 0.0, 6000.0, deadline=3600.0).replicas == 2
 
 
+def test_a_part_of_a_replica_is_queued_before_it_is_ordered() -> None:
+    pool = plain_pool()
+    assert walked(pool, 6000, 10.0, 24.0, 0.0).replicas == 3  # for 3.4
+    assert walked(pool, 10, 10.0, 24.0, 900.0).replicas == 3  # and 0.3 that are due
+    assert walked(pool, 10, 10.0, 24.0, 1500.0).replicas == 4  # and 0.5
+
+
 def test_a_rush_of_what_can_wait_orders_little_and_keeps_nothing() -> None:
     pool = plain_pool()
     walked(pool, 600, 10.0, 0.0, 0.0)
