@@ -25,7 +25,8 @@ class Facts:
     capacity: Capacity | None = None
     unknown: tuple[str, ...] = ()
     headroom: float = 1.0
-    # What `work` said: several ask for the same window, and each answer goes through the Observations in it.
+    # What `work` said: several ask for the same window, and each answer goes through the Observations in it.  The step's copy
+    # with another headroom shares it.
     _works: dict[tuple[int, float], float | None] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def signal(self, name: str, window_seconds: int) -> float | None:
@@ -45,10 +46,6 @@ class Facts:
             arrived = partial(work_in, capacity=capacity, state=self.state)
             self._works[asked] = window_mean(self.recent, arrived, "count", window_seconds, masked_fraction)
         return self._works[asked]
-
-    def know(self, before: Facts) -> None:
-        """Take over what `before` knows of the work: of the same Observations, lengths and weights."""
-        self._works.update(before._works)
 
     def backlog(self) -> float | None:
         """Queued work in replica-seconds: waiting prompt tokens and the answers they will ask for.

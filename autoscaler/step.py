@@ -304,9 +304,7 @@ class Autoscaler:
                 least=0.5 * capacity.feasible(1),
             )  # fmt: skip
         state = replace(facts.state, risk=risk, trust=trust)
-        after = replace(facts, state=state, headroom=math.exp(risk.log_headroom))
-        after.know(facts)
-        return after
+        return replace(facts, state=state, headroom=math.exp(risk.log_headroom))
 
     @property
     def _adapts(self) -> bool:

@@ -30,13 +30,13 @@ def replicas_within(amount: float) -> int:
     return max(0, math.floor(amount + _SLACK * max(1.0, abs(amount))))
 
 
-def significant(value: float, digits: int = 6) -> float:
-    """`value` rounded to significant digits, so that stored history is short and prints one way.
+def significant(value: float) -> float:
+    """`value` rounded to six significant digits, so that stored history is short and prints one way.
 
     >>> significant(1234567.8), significant(-0.0)
     (1234570.0, 0.0)
     """
-    rounded = float(f"{value:.{digits}g}")
+    rounded = float(f"{value:.6g}")
     return rounded + 0.0  # -0.0 becomes 0.0
 
 
