@@ -326,7 +326,7 @@ class LearnedCapacity:
     def _with_latency(
         self, beliefs: LearnedBeliefs, now: Observation, rounded: tuple[int, ...], work: float | None, doubtful: bool
     ) -> Gain:
-        gain = gains.seen(beliefs.gain, now, work)
+        gain = gains.seen(beliefs.gain, now, work, self.slo.ttft_seconds)
         bounds = gains.bounds_below(now, self.slo)
         if bounds is None or not gains.steady(gain, now) or doubtful:
             return gain

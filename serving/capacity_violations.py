@@ -105,10 +105,14 @@ def curve(
     return Curve(idle=idle + BACKGROUND * allowed, share=full, slope=slope)
 
 
-def seen(gain: Gain, now: Observation, work: float | None) -> Gain:
-    """`gain` with the load of the window that ends `now`, `work` Erlangs over the ready replicas."""
+def seen(gain: Gain, now: Observation, work: float | None, ttft_seconds: float) -> Gain:
+    """`gain` with the load of the window that ends `now`, `work` Erlangs over the ready replicas.
+
+    Where requests wait for longer than `ttft_seconds`, all are late: that is a queue that drains, after which load settles
+    anew, and no steady load of which a share is late.
+    """
     ready, window = now.replicas.ready, now.window_seconds
-    since = gain.ready_since_seconds if ready == gain.ready else now.at_seconds
+    since = gain.ready_since_seconds if ready == gain.ready and not _queued(now, ttft_seconds) else now.at_seconds
     load, slow = gain.load, gain.slow
     if work is not None and ready > 0:
         new, same = work / ready, ready == gain.ready
@@ -117,6 +121,14 @@ def seen(gain: Gain, now: Observation, work: float | None) -> Gain:
         slow = _smoothed(slow if same or slow is None else slow * gain.ready / ready, new, window / SLOW_SECONDS)
     variance = min(SIGMA * SIGMA, gain.variance + DRIFT_PER_HOUR**2 * window / 3600.0)
     return replace(gain, load=load, slow=slow, variance=variance, ready=ready, ready_since_seconds=since)
+
+
+def _queued(now: Observation, ttft_seconds: float) -> bool:
+    """Whether who waits does so for longer than `ttft_seconds`, at the rate of first tokens in the window."""
+    load, latency = now.load, now.latency
+    if load is None or not load.waiting_requests or latency is None or latency.ttft is None:
+        return False
+    return load.waiting_requests * now.window_seconds > ttft_seconds * latency.ttft.total
 
 
 def _smoothed(before: float | None, new: float, share: float) -> float:

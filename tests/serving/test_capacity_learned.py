@@ -14,6 +14,7 @@ from autoscaler.settings import ReplicaSettings, Slo, StartupSettings
 from autoscaler.types import Lengths
 from load_tests import bench_capacity_world as worlds
 from load_tests.measured import replica_model as worlds_model
+from serving import capacity_violations as gains
 from serving.capacity import GENERIC_LAW, laws_of
 from serving.capacity_learned import LearnedBeliefs, LearnedCapacity
 from serving.capacity_steps import Window, columns_of, nonnegative, predicted, stuck
@@ -288,3 +289,16 @@ def test_what_the_prefix_cache_holds_is_no_work_but_context():
         work = capacity.seconds_per_prompt_token * prompt + capacity.seconds_per_output_token * output
         rates.append(capacity.feasible(2) / work)
     assert 1.3 < rates[1] / rates[0] < 1.9
+
+
+def test_a_queue_that_drains_is_no_steady_load():
+    """Who waits longer than the limit is late whatever a replica carries; a few that wait are usual."""
+    now = observations(QWEN, CHAT, 2, lambda t: 5.0, 300)[-1]
+    gain = Gain(load=0.5, slow=0.5, ready=2, ready_since_seconds=now.at_seconds - 600)
+    first = now.latency.ttft.total
+    few, many = (replace(now, load=replace(now.load, waiting_requests=w)) for w in (0.1 * first, 2.0 * first))
+    assert gains.steady(gains.seen(gain, few, 1.0, 2.0), few)
+    queued = gains.seen(gain, many, 1.0, 2.0)
+    assert not gains.steady(queued, many)
+    later = [replace(few, at_seconds=now.at_seconds + s) for s in (60, 130)]
+    assert [gains.steady(gains.seen(queued, o, 1.0, 2.0), o) for o in later] == [False, True]
