@@ -6,10 +6,11 @@ import math
 from dataclasses import replace
 
 import pytest
-from capacity_world import observations, pool_that_saw
+from capacity_world import observations, pool_that_saw, world
 
 from autoscaler.embed import Pool
 from autoscaler.types import Demand, Histogram, Load, Observation, Replicas
+from load_tests import bench_capacity_world as worlds
 from serving import capacity_steps as steps
 from serving.capacity import laws_of
 from serving.capacity_learned import GENERIC, GENERIC_SHAPES, LearnedBeliefs, LearnedCapacity
@@ -149,3 +150,9 @@ def test_low_load_leaves_a_law_in_doubt_and_the_belief_says_so_until_load_rises(
     sure = replace(early, law_sigma=0.0)
     assert model.caution(early, 2) < model.caution(sure, 2)
     assert itl_rate(model.law(late), CHAT, 0.05) == pytest.approx(limit, rel=0.03)
+
+
+def test_runs_that_are_judged_together_carry_what_lies_between_them():
+    here = world(QWEN, CHAT, 2)
+    one, other, both = (worlds.feasible_rate(here, 14.0, seeds) for seeds in ((0,), (3,), (0, 3)))
+    assert other < both < one
