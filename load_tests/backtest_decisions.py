@@ -20,7 +20,7 @@ from load_tests.backtest_run import OURS, REFIT_SECONDS, forecaster_of
 from load_tests.campaign import Prepared, prepare
 from load_tests.contestants import Answer, Moment, PoolContestant
 from load_tests.policy_bench_cases import case_of
-from load_tests.policy_bench_cells import ENGINES, Engine, _counts, scored_spans
+from load_tests.policy_bench_cells import ENGINES, Engine, _counted, _flowed, _judged, scored_spans
 from load_tests.policy_bench_grid import grid, ours, sized
 from load_tests.policy_bench_stats import cost_at
 from load_tests.scenario import PoolPolicy, Scenario, Startup, policy_settings
@@ -142,7 +142,11 @@ def _played(
     simulation = ENGINES[engine](setup, [contestant])
     simulation.run()
     spans = [spans for _, spans in scored_spans(scenario, setup)]
-    counts = _counts(simulation, spans)
+    if getattr(simulation, "flow", None) is not None:
+        counts = _flowed(simulation, spans)
+    else:
+        violated = _judged(simulation).violated
+        counts = [_counted(setup.requests.arrival_seconds, violated, some) for some in spans]
     seconds = math.fsum(life.paid(a, b).paid for life in simulation.lives for some in spans for a, b in some)
     arrived = max(1, sum(n for n, _ in counts))
     return sum(v for _, v in counts) / arrived, seconds * setup.gpus_per_replica / 3600.0
