@@ -122,7 +122,7 @@ def test_what_is_dearer_than_the_best_by_far_is_searched_no_further() -> None:
 
 def test_two_peers_are_run_on_all_days_and_a_third_only_beside_the_best() -> None:
     def kept(third: float) -> list[str]:
-        here = row()
+        here = row(near=1.03)
         costs = {"a": 100.0, "b": 109.0, "c": third, "d": third + 1, "e": 500.0}
 
         class Known(Searched):
