@@ -169,8 +169,7 @@ class Work:
     replicas = (headroom * work / utilization + backlog / drain seconds) / feasible load of so many.  Work is the mean of the
     window, or what surely came in the newest seconds (`news`) if that is more.  With no replica ready the newest Observation
     alone counts if it says more: a wake does not wait for an average.  Just after a gap half a window is enough to raise on;
-    nothing is given up on it.  `kept` is the number without the queue, where that asks for more: nobody is late for want of
-    what drained a queue that is gone.
+    nothing is given up on it.
     """
 
     settings: WorkSettings = WorkSettings()
@@ -191,23 +190,15 @@ class Work:
             return None
         queued = facts.backlog()
         drain = s.drain_seconds if asleep or queued is None else drain_seconds(queued, work, s.drain_seconds)
-        arriving = facts.headroom * work / s.utilization_fraction
-        wanted = capacity.replicas(arriving + (queued or 0.0) / drain)
-        kept = capacity.replicas(arriving) if queued else wanted
+        wanted = capacity.replicas(facts.headroom * work / s.utilization_fraction + (queued or 0.0) / drain)
         if after_gap and not asleep:
-            wanted, kept = max(wanted, facts.current), max(kept, facts.current)
+            wanted = max(wanted, facts.current)
         feasible = capacity.feasible(wanted)
         return _reason(
             "wake" if asleep and facts.current == 0 and wanted else "reactive", facts, wanted, work=work,
             queued_seconds=queued, feasible_load=feasible, utilization_fraction=s.utilization_fraction,
             window_seconds=window, deviations=deviations, drain_seconds=drain, headroom=facts.headroom,
-            kept=kept if kept < wanted else None,
         )  # fmt: skip
-
-
-def kept_of(reason: Reason) -> int:
-    """How many of the replicas that a policy asked for are worth keeping a while: all, unless it says `kept`."""
-    return next((int(v) for n, v in reason.inputs if n == "kept"), reason.after)
 
 
 def news(facts: Facts) -> float | None:

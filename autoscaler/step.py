@@ -21,7 +21,7 @@ from autoscaler.facts import Facts, tenants_in, work_in
 from autoscaler.health import healthy, missed, overdue_at, replaced, short
 from autoscaler.lengths import lengths_of, with_lengths
 from autoscaler.placement import Placed, learned, place, taken
-from autoscaler.policy import Ahead, InFlight, Work, kept_of, policy_of
+from autoscaler.policy import Ahead, InFlight, Work, policy_of
 from autoscaler.portfolio import WINDOWS, Recorded, replayed
 from autoscaler.ports import CapacityModel, Forecaster, Policy
 from autoscaler.risk import steered
@@ -341,8 +341,8 @@ class Autoscaler:
         if best is None:
             best = Reason(rule="hold", before=current, after=current)
         wanted, reasons = best.after, [best if current == desired else replace(best, before=desired)]
-        # Work that may wait keeps nothing: it is not late when a replica has to come again.  Nor does a queue that is gone.
-        urgent = max((kept_of(r) for r in proposals if r.rule != "deferrable"), default=wanted)
+        # Work that may wait keeps nothing: it is not late when a replica has to come again.
+        urgent = max((r.after for r in proposals if r.rule != "deferrable"), default=wanted)
         recommended, low = bound.remember(s.limits, facts.state, at, urgent, keep_seconds)
         state = replace(facts.state, recommended=recommended, recommended_low=low)
         stages: tuple[Callable[[int], tuple[int, Reason | None]], ...] = (

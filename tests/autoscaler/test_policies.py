@@ -19,7 +19,6 @@ from autoscaler.policy import (
     TargetTracking,
     Work,
     drain_seconds,
-    kept_of,
     policy_of,
 )
 from autoscaler.ports import Policy
@@ -307,16 +306,6 @@ def test_news_never_lowers_what_the_mean_asks(rates: list[float]) -> None:
     assert reason is not None
     assert dict(reason.inputs)["work"] >= here.work(60)  # type: ignore[operator]
     assert dict(reason.inputs)["work"] <= max(here.work(60), here.work(15))  # type: ignore[type-var, operator]
-
-
-def test_of_what_drains_a_queue_nothing_is_kept() -> None:
-    queued = Work().recommend(facts(seen(rate=6.0, waiting=60.0)))
-    calm = Work().recommend(facts(seen(rate=6.0)))
-    assert queued is not None
-    assert calm is not None
-    assert kept_of(queued) == calm.after < queued.after
-    assert kept_of(calm) == calm.after
-    assert "kept" not in dict(calm.inputs)
 
 
 @given(st.floats(0, 1e4), st.floats(0, 1e3), st.floats(0, 1e4), st.floats(0, 1e3))

@@ -33,12 +33,6 @@ def test_what_was_wanted_is_kept_for_five_minutes() -> None:
     story.expect(1, seconds=80, requests_per_second=8)
 
 
-def test_what_drained_a_queue_goes_with_it() -> None:
-    # 300 waiting requests are a replica more than 16/s ask for, until they are gone.
-    story = Story(plain_pool(), replicas=2).expect(3, requests_per_second=16, waiting_requests=300)
-    story.expect(2, requests_per_second=16)
-
-
 def test_a_crowd_is_ordered_for_within_a_turn() -> None:
     story = Story(plain_pool()).expect(2, seconds=60, requests_per_second=16)
     story.expect(9, seconds=20, requests_per_second=85)  # 39 of the minute alone would be 5; 85 - 4.1 at 0.95
