@@ -300,6 +300,8 @@ def run_peers(
     screened = screen(run, row, warm)
     target = 1 - row.claims.target
     wanted = [target] if realised is None else [target, realised]
+    if realised is not None and row.trace in row.claims.crowds and realised > (1 + EQUAL) * target:
+        wanted = [realised]  # where ours misses, nothing is read at the target
     kept = []
     for one in near_best(row, screened):
         ends = one.ends(screen_share(row))

@@ -141,7 +141,7 @@ def _rows(results: Sequence[RowResult]) -> Iterator[str]:
                 whole if not held[0] else _bold(whole, held[2]),
                 f"{_percent(outside[0]) if held[0] else _bold(_percent(outside[0]), held[2])} ({100 * outside[1]:.1f})",
                 f"{result.gpu_hours:,.0f}",
-                "nobody attains it" if best is None else _bold(_value(best), bool(near)),
+                ("nobody attains it" if result.kept else "") if best is None else _bold(_value(best), bool(near)),
                 "" if best is None else _interval(best[1]),
                 "" if best is None else best[0],
                 f"{goal:g}",
@@ -164,7 +164,7 @@ def _peers(results: Sequence[RowResult]) -> Iterator[str]:
             elif name in known and least:
                 told.append(f"(x{known[name] / least:.2f})")
             else:
-                told.append("(far)")
+                told.append("(far)" if known else "")
         yield table_row(_short(result), told)
 
 
