@@ -30,6 +30,7 @@ from autoscaler.units import replicas_for
 # So much of a window may be unknown just after a gap, to raise on the rest.
 AFTER_GAP_FRACTION = 0.5
 LONGEST_DRAIN_SECONDS = 300.0
+LEAST_RETURN = 0.1  # of the work that one replica carries
 # A crowd is seen in the newest seconds alone as far as chance cannot have made it: so many deviations of the count less.
 NEWS_SECONDS, NEWS_DEVIATIONS = 15, 2.0
 
@@ -140,7 +141,10 @@ class Cron:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ahead:
-    """Carry a quantile of the work forecast for the moment when a replica ordered now would be ready."""
+    """Carry a quantile of the work forecast for the moment when a replica ordered now would be ready.
+
+    Less than a small part of a replica's work is the chance of a single request, not a return of the load: it asks for none.
+    """
 
     settings: PredictiveSettings = PredictiveSettings()
     trusted_only: bool = False
@@ -153,7 +157,8 @@ class Ahead:
         if self.trusted_only and not trusted(forecast, quantile, facts.state.trust, at):
             return None
         value = forecast.value(0, self.settings.quantile)
-        wanted = capacity.replicas(value * facts.headroom)
+        work = value * facts.headroom
+        wanted = capacity.replicas(work) if work >= LEAST_RETURN * capacity.feasible(1) else 0
         feasible = capacity.feasible(wanted)
         start, end = forecast.windows[0]
         return _reason(

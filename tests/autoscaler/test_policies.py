@@ -360,6 +360,10 @@ def test_ahead_takes_its_quantile_of_the_first_window() -> None:
     assert reason.after == CAPACITY.replicas(4.0)
     assert dict(reason.inputs)["expert"] == "last"
     assert number(Ahead(settings=PredictiveSettings(quantile=0.99)), facts(forecast=forecast)) is None
+    # The chance of a single request keeps no replica; a tenth of a replica's work does.
+    one = CAPACITY.feasible(1)
+    for value, wanted in ((0.0, 0), (0.09 * one, 0), (0.11 * one, 1)):
+        assert number(policy, facts(forecast=replace(forecast, values=((0.0, value), (0.0, value))))) == wanted
     assert number(policy, facts()) is None
     assert number(replace(policy, trusted_only=True), facts(forecast=forecast)) is None
 
