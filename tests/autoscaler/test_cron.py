@@ -220,7 +220,7 @@ FIXED_TIMES = st.tuples(
 @given(expression=FIXED_TIMES, day=st.integers(0, 730), zone=st.sampled_from(["UTC", BERLIN, NEW_YORK, "Asia/Kolkata"]))
 @example(expression="30 2 * * *", day=87, zone=BERLIN)
 @example(expression="59 1-3 * * *", day=304, zone=NEW_YORK)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_next_firings_are_those_of_cronsim(expression: str, day: int, zone: str) -> None:
     cronsim = pytest.importorskip("cronsim")
     since = datetime(2026, 1, 1, 12, 7, tzinfo=UTC) + timedelta(days=day)
@@ -235,7 +235,7 @@ def test_the_next_firings_are_those_of_cronsim(expression: str, day: int, zone: 
 
 
 @given(start=FIXED_TIMES, end=FIXED_TIMES, minute=st.integers(0, 60 * 24 * 365), zone=st.sampled_from(["UTC", BERLIN]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_active_is_the_order_of_the_last_firings(start: str, end: str, minute: int, zone: str) -> None:
     now = at("2026-01-01T00:00") + 60 * minute
     where = cron.zone(zone)

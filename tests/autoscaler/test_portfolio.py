@@ -74,7 +74,7 @@ def test_what_was_not_measured_costs_and_breaks_nothing() -> None:
     assert [r.replica_seconds for r in with_gap.replayed] == [r.replica_seconds for r in without.replayed]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(1, 599))
 def test_replaying_in_two_parts_is_replaying_at_once(cut: int) -> None:
     values = daily(600 / 360, noise=1.0)

@@ -127,7 +127,7 @@ def test_its_quantiles_hold_as_often_as_they_say(windows):
             assert sum(held) / len(held) == pytest.approx(level_asked, abs=slack)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.sampled_from([10, 10, 10, 30, 170]), st.none() | st.floats(0, 1e6)), min_size=70, max_size=250

@@ -178,7 +178,7 @@ def test_what_a_controller_could_expect() -> None:
     assert end == pytest.approx(2 * made.median_seconds)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     waits=st.lists(st.floats(0, 200), min_size=1, max_size=20),
     ticks=st.lists(st.floats(0.1, 50), max_size=30),
@@ -204,7 +204,7 @@ def test_asking_often_changes_nothing(waits: list[float], ticks: list[float], se
     assert [k for _, k, _ in sorted(heard, key=lambda e: e[1])] == list(range(len(waits)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(starts=st.lists(st.floats(0, 30), min_size=1, max_size=8), client=st.floats(0.5, 5), store=st.floats(0.5, 8))
 def test_the_store_against_small_steps(starts: list[float], client: float, store: float) -> None:
     stage = StageSeconds(name="weights", seconds=20 / client, sigma=0.0, of_node=False, weights_gb=20.0)

@@ -65,7 +65,7 @@ def on_the_plant(replica: Profile, shapes: list[Shape]) -> tuple[list[float], li
     return out.first_token_seconds.tolist(), out.finish_seconds.tolist(), out.preemptions.tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     gaps=st.lists(st.floats(0.0, 0.3), min_size=1, max_size=30),
     lengths=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 80)), min_size=30, max_size=30),

@@ -74,7 +74,7 @@ def assert_same_counters(a: Counters, b: Counters, exactly: bool) -> None:
             assert np.array_equal(left, right), field.name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     rate=st.floats(2.0, 60.0),
@@ -149,7 +149,7 @@ def test_skipping_gives_the_results_of_every_step_through_thousands_of_preemptio
     assert_same_counters(made[0].counters(0), made[1].counters(0), exactly=False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32),
     cuts=st.lists(st.floats(0.0, 30.0), max_size=60),
@@ -179,7 +179,7 @@ def test_a_run_does_not_depend_on_how_it_is_cut_into_calls(
     assert_same_counters(whole.counters(0), sliced.counters(0), exactly=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32),
     capacity=st.integers(2500, 30_000),
@@ -227,7 +227,7 @@ def _tokens_from_recompute(end: Counters, load: Requests) -> float:
     return recomputed
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), capacity=st.integers(2500, 30_000))
 def test_littles_law(seed: int, capacity: int) -> None:
     load = some_requests(seed, 300, 30.0, 700, 120)

@@ -282,7 +282,7 @@ def test_a_decode_pool_without_replicas_holds_what_is_handed_over() -> None:
     assert fleet.outcome().finish_seconds.tolist() == [23.0, 1.0, 22.0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), capacity=st.integers(1500, 20_000), rate=st.floats(5.0, 60.0))
 def test_split_pools_conserve_tokens_and_skip_like_they_step(seed: int, capacity: int, rate: float) -> None:
     count = 200

@@ -102,7 +102,7 @@ def reference_prefills(prompt: list[int], output: list[int], blocks: list[list[i
     return computed
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), capacity=st.integers(8, 120), spread=st.sampled_from([1, 1000, 2**40]))
 def test_hits_and_evictions_are_those_of_an_ordered_dictionary(data: st.DataObject, capacity: int, spread: int) -> None:
     chains = data.draw(
@@ -156,7 +156,7 @@ def shared_load(seed: int, count: int, rate: float) -> Requests:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     capacity=st.integers(64, 800),

@@ -19,7 +19,7 @@ from load_tests.kernel_seats import join_decode, pop_finished, remove_decoding
 seconds = st.floats(1e-4, 1.0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps=st.integers(1, 5000), step=seconds, growth=st.one_of(st.just(0.0), st.floats(1e-9, 1e-3)))
 def test_the_boundary_after_an_instant_inverts_the_duration_of_a_jump(steps: int, step: float, growth: float) -> None:
     end = kernel_kv.jump_seconds(steps, step, growth)
@@ -32,7 +32,7 @@ def test_a_jump_lasts_as_long_as_its_steps() -> None:
     assert kernel_kv.jump_seconds(1000, 0.01, 1e-6) == np.float64(sum(0.01 + 1e-6 * i for i in range(1000))).round(12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     sequences=st.integers(1, 300),
     steps=st.integers(1, 400),
@@ -55,7 +55,7 @@ def test_gaps_of_a_jump_fall_into_the_buckets_of_its_steps(
     assert found.sum() == sequences * steps
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     contexts=st.lists(st.integers(1, 400), min_size=1, max_size=30), block=st.integers(2, 20), clock=st.integers(0, 99)
 )
@@ -77,7 +77,7 @@ def test_kv_is_held_in_whole_blocks_after_any_number_of_steps(contexts: list[int
             assert after[0] <= held < after[1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=60))
 def test_the_heap_of_seats_gives_them_back_in_order_of_their_end(moves: list[tuple[int, bool]]) -> None:
     pool, replica = kernel_state.records(1, kernel_state.POOL), kernel_state.records(1, kernel_state.REPLICA)
@@ -95,7 +95,7 @@ def test_the_heap_of_seats_gives_them_back_in_order_of_their_end(moves: list[tup
     assert left == sorted(ends, key=lambda seat: (ends[seat], seat))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from([0.0, 1.0, 2.0, 3.0, np.inf])), max_size=40))
 def test_the_tournament_names_the_slot_that_is_due_first_and_the_lower_at_a_tie(
     moves: list[tuple[int, float]],
@@ -107,7 +107,7 @@ def test_the_tournament_names_the_slot_that_is_due_first_and_the_lower_at_a_tie(
         assert winners[1] == int(np.argmin(due))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=50))
 def test_transfers_come_out_by_time_then_by_request(times: list[float]) -> None:
     world = kernel_state.records(1, kernel_state.WORLD)

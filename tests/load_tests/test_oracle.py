@@ -55,7 +55,7 @@ def lagrangian(world: Bins, counts: np.ndarray, penalty: float) -> float:
     return path_cost(counts, **prices) + penalty * violated
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(1, 20)), min_size=1, max_size=5),
     start=st.floats(0.0, 60.0),
@@ -70,7 +70,7 @@ def test_the_programme_equals_brute_force(rows, start, drain, penalty):
     assert lagrangian(world, found, penalty) == pytest.approx(least, rel=1e-9, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(1, 20)), min_size=1, max_size=5),
     start=st.floats(0.0, 60.0),
@@ -85,7 +85,7 @@ def test_an_infinite_penalty_is_the_cheapest_path_that_violates_least(rows, star
     assert found.cost_seconds == pytest.approx(least)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(world=worlds, penalty=st.floats(0.01, 1e3), counts=st.lists(st.integers(0, 6), min_size=25, max_size=25))
 def test_no_path_beats_the_programme_at_its_own_penalty(world, penalty, counts):
     made = bins(*world)
@@ -93,7 +93,7 @@ def test_no_path_beats_the_programme_at_its_own_penalty(world, penalty, counts):
     assert lagrangian(made, made.path(penalty).counts, penalty) <= lagrangian(made, other, penalty) + 1e-6
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     world=worlds,
     attainment=st.sampled_from([0.8, 0.95, 0.99, 1.0]),

@@ -159,7 +159,7 @@ REQUEST = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     items=st.lists(REQUEST, min_size=10, max_size=40),
     seats=st.integers(1, 8),

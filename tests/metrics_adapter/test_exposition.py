@@ -218,7 +218,7 @@ def test_too_many_pools_and_an_unknown_pool_are_refused():
         exposition.update(other.last_step)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(observations())
 def test_any_observation_gives_a_page_that_the_reference_parser_reads(any_observation: Observation):
     of = Pool.from_config({"name": any_observation.pool})

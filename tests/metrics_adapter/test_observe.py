@@ -178,7 +178,7 @@ def test_a_recording_can_hold_several_pools_one_of_which_is_named(tmp_path: Path
         read_observations(path, "c")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(observations(), min_size=1, max_size=5))
 def test_any_observation_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, made: list[Observation]):
     path = tmp_path_factory.mktemp("recorded") / "seen.jsonl"
@@ -189,7 +189,7 @@ def test_any_observation_is_read_back_as_it_was(tmp_path_factory: pytest.TempPat
     ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(observations())
 def test_any_observation_can_be_shown(made: Observation):
     seen = Seen("chat", observation=made, problems={f"r{i} [x]": "silent" for i in range(9)})

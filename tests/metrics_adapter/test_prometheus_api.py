@@ -246,14 +246,14 @@ def survives(body: bytes) -> None:
         assert all(isinstance(v, str) for v in series.labels.values())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(["vector", "matrix", "scalar", "string", ""]), values)
 def test_any_json_in_place_of_a_result(kind: str, result: Any):
     survives(json.dumps({"status": "success", "data": {"resultType": kind, "result": result}}).encode())
     survives(json.dumps(result).encode())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, 400), st.binary(max_size=4), st.integers(0, 6))
 def test_any_damage_to_an_answer(place: int, inserted: bytes, cut: int):
     whole = json.dumps(vector(*(({"__name__": "x", "i": str(i)}, 5.0, float(i)) for i in range(4)))).encode()

@@ -79,7 +79,7 @@ def pages(draw: st.DrawFn) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pages(), pages())
 def test_any_page_reads_as_by_the_reference_parser(one: str, two: str) -> None:
     expected = [by_reference(one), by_reference(two)]

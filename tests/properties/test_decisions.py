@@ -59,7 +59,7 @@ every = pytest.mark.parametrize("name", SECTIONS)
 
 
 @every
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(past=pasts(), now=observations(at_seconds=2000), fixed=st.booleans())
 def test_whatever_is_observed(name: str, past: list[Observation], now: Observation, fixed: bool) -> None:
     pool = pool_of(name, fixed)
@@ -97,7 +97,7 @@ def test_whatever_is_observed(name: str, past: list[Observation], now: Observati
 
 
 @every
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     past=pasts(),
     requests=st.floats(0, 1e4),

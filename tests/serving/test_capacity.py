@@ -116,7 +116,7 @@ def test_an_unknown_profile_is_named_with_its_neighbour():
         model("llama-3.1-8b_bf16_h100_tp")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from(["a", "b", "c", "d", "e", "floor"]),
     st.floats(1.02, 1.6),
@@ -133,7 +133,7 @@ def test_a_slower_replica_carries_no_more(coefficient, factor, prompt, output):
     assert all(b <= a + grain for (_, a), (_, b) in zip(fast, slow, strict=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.02, 0.9), st.floats(1.05, 1.5), st.sampled_from([1, 2, 8, 32]))
 def test_more_load_breaks_the_slo_more_often(share, factor, replicas):
     law = laws_of(profile(LLAMA))[1]
