@@ -187,13 +187,20 @@ class _Command(argparse.ArgumentParser):
     module: str | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """The options of the command, first made known if it is of a room."""
+        """The options of the command."""
+        self._complete()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        """What the options of the command are."""
+        self._complete()
+        return super().format_help()
+
+    def _complete(self) -> None:
         if self.module is not None:
-            room = import_module(self.module)
+            room, self.module = import_module(self.module), None
             room.add_arguments(self)
             self.set_defaults(run=room.run)
-            self.module = None
-        return super().parse_known_args(args, namespace)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

