@@ -216,7 +216,7 @@ class RowResult:
     def outside_surges(self) -> tuple[float, float]:
         """(attained by requests that arrive outside surges, share of requests that arrive in surges)."""
         _, arrived, violated, surged, late = by_day(self.ours).sum(axis=0)
-        return 1 - (violated - late) / (arrived - surged), surged / arrived
+        return float(1 - (violated - late) / (arrived - surged)), float(surged / arrived)
 
     def ratios(self) -> list[tuple[str, Ratio]]:
         """Ours over each peer that was run on all stretches, at equal attainment."""

@@ -57,7 +57,7 @@ def attained(result: RowResult) -> tuple[bool, float, bool]:
     """(whether the attainment as a whole is promised, the one that is, whether it is held)."""
     claims, row = result.row.claims, result.row
     whole = row.trace not in claims.small and row.line.name in _PROMPT_STARTS
-    value = 1 - result.share if whole else result.outside_surges[0]
+    value = float(1 - result.share if whole else result.outside_surges[0])
     off = value - claims.target
     # Outside surges a pool that holds more is not at fault: its surges pull the other way.
     return whole, value, abs(off) <= claims.attained_goal if whole else off >= -claims.attained_goal

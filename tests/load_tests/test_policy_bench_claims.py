@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -157,7 +158,8 @@ def test_a_row_that_misses_says_so_and_one_that_holds_does_too() -> None:
     told = {line.split(" | ")[0]: line for line in text.splitlines()}
     assert "somewhere (1.399)" in told["| GPU-hours <= 1.03 of the best peer in hindsight, start 10 s"]
     assert "somewhere, 10 s (98.0" in told["| attained 99.00 ± 0.2 %, starts to 180 s, need >= 5"]
-    assert len(to_json([dear, off])) == 2
+    plain = json.loads(json.dumps(to_json([dear, off])))
+    assert [(one["attained_held"], one["near_best"]) for one in plain] == [(True, False), (False, True)]
 
 
 def test_small_pools_and_long_starts_are_held_outside_surges() -> None:
