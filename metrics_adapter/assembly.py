@@ -40,7 +40,7 @@ def assemble(
     within the window (`DoorCounts.since`).  `gpus` of this pool's replicas, by the same names: one that is broken makes its
     replica unhealthy.  `unready`: replicas that answer but get no requests (starting, draining); what they did counts,
     what they hold does not.  `silent`: replicas that answered before and should have answered now; as many of the ready
-    ones are told of by nobody, however many others answer.
+    ones, and as many as are stuck, are told of by nobody, however many others answer.
     """
     broken = {name for name, gpu in (gpus or {}).items() if gpu.unhealthy}
     if broken:
@@ -49,7 +49,8 @@ def assemble(
     changes = {n: change_of(before.get(n), now, window_seconds) for n, now in sorted(after.items())}
     reporting = [c for n, c in changes.items() if c.reports and n not in broken and n not in unready]
     known = [c for c in changes.values() if c.known]
-    count = min(len(reporting), max(0, replicas.ready - silent))
+    stuck = sum(c.frozen for n, c in changes.items() if n not in broken and n not in unready)
+    count = min(len(reporting), max(0, replicas.ready - silent - stuck))
     counted = _demand(known) if known else None
     if counted is not None and door is None and 0 < count < replicas.ready:
         counted = replace(counted, replicas_reporting=count)

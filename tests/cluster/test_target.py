@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -76,7 +77,10 @@ def test_a_pod_that_no_node_takes_is_coming_and_nobody_knows_when(account: Api, 
         return any(c.get("reason") == "Unschedulable" for c in conditions)
 
     wait_for("the scheduler says so", unschedulable)
-    assert counts(account, namespace) == Replicas(desired=1, ready=0, starting=1)
+    seen = counts(account, namespace)
+    assert replace(seen, oldest_start_at_seconds=None) == Replicas(desired=1, ready=0, starting=1)
+    assert seen.oldest_start_at_seconds is not None
+    assert time.time() - 60 <= seen.oldest_start_at_seconds <= time.time() + 1
 
 
 def test_a_crash_loop_is_unhealthy(plane: ControlPlane, account: Api, namespace: Namespace):

@@ -180,6 +180,19 @@ def test_others_that_answer_do_not_stand_for_a_silent_one() -> None:
     assert run(story) == [(2, 2), (0, 1), (0, 1), (1, 2), (0, 1)]
 
 
+def test_others_that_answer_do_not_stand_for_a_stuck_one() -> None:
+    async def story() -> list[tuple[float | None, int | None]]:
+        busy, idle = pages(vllm_page(running=2, steps=7), vllm_page(running=2, steps=7)), answer(vllm_page())
+        async with (
+            serving(a=busy, b=idle, c=idle) as host,
+            source(*(f"http://{host}/{name}" for name in "abc")) as one,
+        ):
+            looks = [await one.observe(at, Replicas(desired=2, ready=2)) for at in (1000, 1030)]
+        return [(seen.load.running_requests, seen.load.replicas_reporting) for seen in looks if seen.load is not None]
+
+    assert run(story) == [(2, 2), (0, 1)]
+
+
 def test_a_fleet_of_another_engine_is_an_error_that_names_series_and_row() -> None:
     async def story() -> None:
         async with serving(a=answer("sglang:num_running_reqs 1\n")) as host, source(f"http://{host}/a") as one:

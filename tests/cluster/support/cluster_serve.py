@@ -97,7 +97,9 @@ class Door:
                 # One on each of the first engines, and the rest on the last: whoever adds up sees what was told.
                 engine = 0 if self.path == "/metrics" else int(self.path[1:])
                 running = max(0.0, door.running - engine if engine == MOST - 1 else min(1.0, door.running - engine))
-                data = (door.page() if self.path == "/metrics" else vllm_page(running=running)).encode()
+                # They make steps: one that holds requests and does not move is stuck, and what it holds is nobody's.
+                engine_page = vllm_page(running=running, steps=int(10 * time.time()))
+                data = (door.page() if self.path == "/metrics" else engine_page).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(data)))
