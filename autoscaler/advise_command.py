@@ -14,9 +14,8 @@ from math import inf, isfinite
 from pathlib import Path
 
 from autoscaler.errors import ConfigError
-from autoscaler.log import read, segments, settings_of
+from autoscaler.log import settings_of, steps_of
 from autoscaler.portfolio import LEAST_SECONDS, Recorded, replayed, shipped
-from autoscaler.record import step_of
 from autoscaler.settings import PoolSettings
 from autoscaler.types import Choice, Observation, Step, Variant
 
@@ -58,12 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("log", f"{arguments.log} must hold {LEAST_SECONDS / 3600:g} hours of steps with known work")
     print(json.dumps(asdict(found)) if arguments.json else told(found))
     return 0
-
-
-def steps_of(path: Path) -> Iterator[Step]:
-    """Every Step of a log, oldest first."""
-    for segment in segments(path):
-        yield from (step_of(line.data) for line in read(segment) if line.kind == "step")
 
 
 def advice(settings: PoolSettings, steps: Iterable[Step]) -> Advice | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from autoscaler.log import read, segments
-from autoscaler.record import step_of
+from autoscaler.log import steps_of
 from autoscaler.types import Capacity, Step
 
 # What a decision of the strategies consists of, in this order; limits come after it, by their names.
@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print where the replica-hours of the log went; the exit code."""
-    found = costs(
-        step_of(line.data) for segment in segments(arguments.log) for line in read(segment) if line.kind == "step"
-    )
+    found = costs(steps_of(arguments.log))
     print(json.dumps(found) if arguments.json else told(found))
     return 0
 
@@ -49,26 +47,17 @@ def costs(steps: Iterable[Step]) -> dict[str, Any]:
     """
     hours: dict[str, float] = {}
     total = starting = seconds = 0.0
-    last: Step | None = None
     length = 0.0
-    for step in steps:
-        if last is not None:
-            length = float(step.observation.at_seconds - last.observation.at_seconds)
-            _count(hours, last, length)
-            total += last.decision.replicas * length / 3600.0
-            starting += step.observation.replicas.starting * length / 3600.0
-            seconds += length
-        last = step
-    if last is not None:
-        _count(hours, last, length)
-        total += last.decision.replicas * length / 3600.0
+    for step, after in pairwise(chain(steps, (None,))):
+        assert step is not None
+        if after is not None:
+            length = float(after.observation.at_seconds - step.observation.at_seconds)
+            starting += after.observation.replicas.starting * length / 3600.0
+        for name, replicas in parts(step).items():
+            hours[name] = hours.get(name, 0.0) + replicas * length / 3600.0
+        total += step.decision.replicas * length / 3600.0
         seconds += length
     return {"hours": seconds / 3600.0, "replica_hours": total, "starting": starting, "parts": hours}
-
-
-def _count(hours: dict[str, float], step: Step, seconds: float) -> None:
-    for name, replicas in parts(step).items():
-        hours[name] = hours.get(name, 0.0) + replicas * seconds / 3600.0
 
 
 def parts(step: Step) -> dict[str, float]:

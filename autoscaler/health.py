@@ -56,10 +56,13 @@ def missed(state: State, before: Replicas | None, now: Replicas) -> int:
     """Replicas that were ready, went without being asked to, and have not come again."""
     if before is None:
         return 0
-    went = max(0, before.ready - now.ready)
-    asked_to = max(0, before.desired - now.desired, now.draining - before.draining)
-    came = max(0, now.ready - before.ready)
-    return min(max(0, state.dead + went - asked_to - came), max(0, now.desired - now.ready))
+    went = before.ready - now.ready - asked_to_go(before, now)
+    return min(max(0, state.dead + went), max(0, now.desired - now.ready))
+
+
+def asked_to_go(before: Replicas, now: Replicas) -> int:
+    """Replicas that were given up between two looks: fewer were wanted, or more drain."""
+    return max(0, before.desired - now.desired, now.draining - before.draining)
 
 
 def short(state: State, now: Observation, asked: int) -> bool:

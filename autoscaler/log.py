@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 import autoscaler
 from autoscaler.errors import LogError, ReplayMismatch
-from autoscaler.record import FORMAT_VERSION, choice_text, decode, encode, encode_memory, parse_line
+from autoscaler.record import FORMAT_VERSION, choice_text, decode, encode, encode_memory, parse_line, step_of
 from autoscaler.schema import build
 from autoscaler.settings import PoolSettings
 from autoscaler.step import Autoscaler
@@ -163,6 +163,12 @@ def settings_of(path: Path) -> PoolSettings:
                 raise LogError(f"{line.place}: a log must begin with a header")
             return build(PoolSettings, line.data.get("pool"), f"{line.place} pool")
     raise LogError(f"{path}: holds no step log")
+
+
+def steps_of(path: Path) -> Iterator[Step]:
+    """Every Step of a log, oldest first."""
+    for segment in segments(path):
+        yield from (step_of(line.data) for line in read(segment) if line.kind == "step")
 
 
 def advance(autoscaler_: Autoscaler, memory: Memory, line: Line) -> tuple[Step | None, Memory]:

@@ -18,11 +18,9 @@ from typing import Any
 import autoscaler
 from autoscaler.config import load_config
 from autoscaler.errors import AutoscalerError, ConfigError, ReplayMismatch
-from autoscaler.log import read, segments
-from autoscaler.record import step_of
+from autoscaler.log import steps_of
 from autoscaler.schema import json_schema
 from autoscaler.settings import FileSettings, PoolSettings
-from autoscaler.types import Step
 from autoscaler.views import explain
 
 # Which extra brings a package that is missing.
@@ -223,9 +221,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    steps: list[Step] = []
-    for segment in segments(arguments.log):
-        steps += [step_of(line.data) for line in read(segment) if line.kind == "step"]
+    steps = list(steps_of(arguments.log))
     if arguments.at is not None:
         steps = [s for s in steps if s.observation.at_seconds <= arguments.at][-1:]
         if not steps:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from autoscaler.health import asked_to_go
 from autoscaler.settings import SpotSettings
 from autoscaler.types import Count, Group, Observation, Reason, State
 from autoscaler.units import replicas_for
@@ -36,8 +37,7 @@ def taken(state: State, before: Observation | None, now: Observation, startup_se
     for group in now.groups:
         old, new = was.get(group.name), group.replicas
         if group.spot and old is not None:
-            asked_to = max(0, old.desired - new.desired, new.draining - old.draining)
-            lost += max(0, old.ready - new.ready - asked_to)
+            lost += max(0, old.ready - new.ready - asked_to_go(old, new))
             starts += old.ready * passed / startup_seconds
     return lost, starts
 

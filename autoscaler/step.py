@@ -231,12 +231,12 @@ class Autoscaler:
         work = None if amount is None else amount / observation.window_seconds
         history = self._remembered(memory, observation, work, tenants_in(observation, capacity, state, amount))
         since = None if not missing else (memory.state.unknown_since_seconds or at)
-        before = memory.recent[-1].replicas if memory.recent else None
+        last = memory.recent[-1] if memory.recent else None
+        before = None if last is None else last.replicas
         late = overdue_at(memory.state, before, observation, capacity.startup(0.99))
         dead = missed(memory.state, before, observation.replicas)
         state = replace(state, at_seconds=at, unknown_since_seconds=since, overdue_at_seconds=late, dead=dead)
         if observation.groups:
-            last = memory.recent[-1] if memory.recent else None
             lost, starts = taken(memory.state, last, observation, capacity.startup(0.9))
             state = replace(state, spot_taken=lost, spot_starts=starts)
         state = with_classes(state, observation, capacity, work)

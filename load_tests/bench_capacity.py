@@ -24,10 +24,10 @@ from load_tests.bench_capacity_world import START, World, feasible_rate, observa
 from load_tests.draws import key, normals
 from load_tests.fleet import ReplicaModel
 from load_tests.measured import replica_model
-from serving.capacity import laws_of, mean_rate, tail_rates
+from serving.capacity import engine_of, laws_of, mean_rate, tail_rates
 from serving.capacity_learned import LearnedBeliefs, LearnedCapacity
 from serving.capacity_starts import Starts, observed, quantiles
-from serving.closed_forms import Engine, Law, Mix
+from serving.closed_forms import Law, Mix
 from serving.profiles import Profile, profile
 from serving.startup import LogNormal, startup_prior
 from serving.twin import twin_rate
@@ -82,7 +82,7 @@ def _case(name: str, law: str, mix: Mix) -> _Case:
 
 def _measured(known: Profile, world: World) -> _Case:
     uncached = replace(world.mix, prompt=world.mix.prompt * (1.0 - world.cached_fraction))
-    ceiling = max(mean_rate(one, uncached, _engine(known), world.slo) for one in laws_of(known))
+    ceiling = max(mean_rate(one, uncached, engine_of(known), world.slo) for one in laws_of(known))
     return _Case(known=known, world=world, rate=feasible_rate(world, 1.3 * ceiling, SEEDS))
 
 
@@ -114,15 +114,6 @@ def believed(pool: Pool, world: World, *, cautious: bool) -> float:
     return (load if cautious else load / model.caution(beliefs_of(pool), world.replicas)) / work
 
 
-def _engine(known: Profile) -> Engine:
-    return Engine(
-        kv_tokens=known.kv_capacity_tokens,
-        seats=known.max_num_seqs,
-        budget_tokens=known.max_num_batched_tokens,
-        ingress_seconds=known.host.per_request_seconds,
-    )
-
-
 def _law(model: ReplicaModel) -> Law:
     """The law by which the simulated replica steps."""
     return Law(
@@ -133,14 +124,14 @@ def _law(model: ReplicaModel) -> Law:
 
 @lru_cache(maxsize=1024)
 def _closed(law: Law, known: Profile, mix: Mix, slo: Slo) -> float:
-    return dict(tail_rates(law, mix, _engine(known), slo, "least_loaded"))[REPLICAS]
+    return dict(tail_rates(law, mix, engine_of(known), slo, "least_loaded"))[REPLICAS]
 
 
 def _at_true_law(case: _Case) -> float:
     """Requests/s per replica that a refit would find if it knew the law; by the closed forms without the compiled extra."""
     world, law = case.world, _law(case.world.model)
     guess = _closed(law, case.known, world.mix, world.slo)
-    found = twin_rate(law, world.mix, _engine(case.known), world.slo, world.replicas, "least_loaded", guess)
+    found = twin_rate(law, world.mix, engine_of(case.known), world.slo, world.replicas, "least_loaded", guess)
     return guess if found is None else found
 
 

@@ -133,12 +133,7 @@ def mix_of(rounded: tuple[int, ...]) -> Mix:
 
 
 def _replica(settings: ReplicaSettings, known: Profile | None) -> _Replica:
-    base = GENERIC_ENGINE if known is None else Engine(
-        kv_tokens=known.kv_capacity_tokens,
-        seats=known.max_num_seqs,
-        budget_tokens=known.max_num_batched_tokens,
-        ingress_seconds=known.host.per_request_seconds,
-    )  # fmt: skip
+    base = GENERIC_ENGINE if known is None else engine_of(known)
     engine = Engine(
         kv_tokens=settings.kv_capacity_tokens or base.kv_tokens,
         seats=settings.max_num_seqs or base.seats,
@@ -148,6 +143,16 @@ def _replica(settings: ReplicaSettings, known: Profile | None) -> _Replica:
     if known is None:
         return _Replica(laws=(GENERIC_LAW,), engine=engine, margin=GENERIC_MARGIN, routing=settings.routing)
     return _Replica(laws=laws_of(known), engine=engine, margin=MARGIN, routing=settings.routing)
+
+
+def engine_of(known: Profile) -> Engine:
+    """What bounds batches in a replica of a profile."""
+    return Engine(
+        kv_tokens=known.kv_capacity_tokens,
+        seats=known.max_num_seqs,
+        budget_tokens=known.max_num_batched_tokens,
+        ingress_seconds=known.host.per_request_seconds,
+    )
 
 
 def laws_of(known: Profile) -> tuple[Law, Law]:

@@ -117,14 +117,13 @@ def window_of(beliefs: StepBeliefs, now: Observation, mix: Mix, cached: float = 
     prefill, decode, first = _tokens(now)
     window = Window(
         seconds=seconds, steps=load.engine_steps, prefill=prefill, decode=decode, context=0.0,
-        pairs=prefill * (1.0 + cached) * mix.prompt_square / (2.0 * mix.prompt), requests=first,
-        weight=weight, step_tokens=h,
+        pairs=_usual_pairs(prefill, mix, cached), requests=first, weight=weight, step_tokens=h,
     )  # fmt: skip
     met, usual = beliefs.prompts, mix.prompt * (1.0 - cached)
     longer = (met[0] / usual + FEW_PROMPTS) / (met[1] + FEW_PROMPTS)
     prompt = mix.prompt * (longer if 1.0 / UNUSUAL < longer < UNUSUAL else 1.0)
     implied, by_size = beliefs.squares
-    pairs = window.pairs if by_size <= 0.0 else pairs_by_size(window) * implied / by_size
+    pairs = window.pairs if by_size <= 0.0 else pairs_by_size(h, load.engine_steps, prefill, decode) * implied / by_size
     return replace(window, context=decode * (prompt + mix.context - mix.prompt), pairs=pairs)
 
 
@@ -157,31 +156,35 @@ def with_prompts(beliefs: StepBeliefs, now: Observation, mix: Mix, cached: float
     stay = ready * now.window_seconds / load.engine_steps * mix.output * (1.0 + mix.output_cv * mix.output_cv)
     kept, held = math.exp(-now.window_seconds / stay), 0.5 ** (now.window_seconds / SQUARES_HALF_LIFE_SECONDS)
     met, squares = beliefs.prompts, beliefs.squares
-    window = Window(
-        seconds=1.0, steps=load.engine_steps, prefill=prefill, decode=decode, context=0.0, pairs=0.0, requests=first,
-        weight=0.0, step_tokens=load.step_tokens,
-    )  # fmt: skip
-    implied = prefill * (1.0 + cached) * mix.prompt_square / (2.0 * mix.prompt)
+    by_size = pairs_by_size(load.step_tokens, load.engine_steps, prefill, decode)
     return replace(
         beliefs,
         prompts=(kept * met[0] + prefill, kept * met[1] + first),
-        squares=(held * squares[0] + implied, held * squares[1] + pairs_by_size(window)),
+        squares=(held * squares[0] + _usual_pairs(prefill, mix, cached), held * squares[1] + by_size),
     )
 
 
-def pairs_by_size(window: Window) -> float:
-    """Attention pairs as if each large step was the prefill of one prompt: right in proportion, as prompts are cut and meet."""
-    if window.step_tokens is None:
+def _usual_pairs(prefill: float, mix: Mix, cached: float) -> float:
+    """Attention pairs of so many prompt tokens at the usual lengths, of which a share of `cached` more is found."""
+    return prefill * (1.0 + cached) * mix.prompt_square / (2.0 * mix.prompt)
+
+
+def pairs_by_size(sizes: Histogram | None, steps: float, prefill: float, decode: float) -> float:
+    """Attention pairs as if each large step was the prefill of one prompt: right in proportion, as prompts are cut and meet.
+
+    `sizes`: tokens of the `steps`, in which so many tokens were prefilled and decoded.
+    """
+    if sizes is None:
         return 0.0
-    batch, total, square, lower = window.decode / window.steps, 0.0, 0.0, 0.0
-    for upper, count in zip((*window.step_tokens.upper_bounds, None), window.step_tokens.counts, strict=False):
+    batch, total, square, lower = decode / steps, 0.0, 0.0, 0.0
+    for upper, count in zip((*sizes.upper_bounds, None), sizes.counts, strict=False):
         top = 2.0 * lower if upper is None else upper
         if count > 0.0 and lower >= 2.0 * batch:
             size, width = (lower + top) / 2.0 - batch, top - lower
             total += count * size
             square += count * (size * size + width * width / 12.0)
         lower = top
-    return square * (window.prefill / total) ** 2 / 2.0 if total > 0.0 else 0.0
+    return square * (prefill / total) ** 2 / 2.0 if total > 0.0 else 0.0
 
 
 def _busy(beliefs: StepBeliefs, now: Observation, ready: int) -> tuple[float, float]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from autoscaler import Demand, Latency, Load, Observation, Pool, Replicas
-from autoscaler.advise_command import Advice, advice, steps_of, told
-from autoscaler.log import StepLog, settings_of
+from autoscaler.advise_command import Advice, advice, told
+from autoscaler.log import StepLog, settings_of, steps_of
 from autoscaler.main import main
 
 TICK = 60

@@ -190,11 +190,15 @@ def test_an_idle_pool_goes_down_the_tiers() -> None:
     assert all(d.replicas == 0 and d.preload == 0 for t, d in made.items() if t >= 20)
 
 
-def test_one_quiet_look_is_enough_to_sleep_where_waking_is_quick() -> None:
-    pool = plain_pool(
+def tiered(most: int) -> Pool:
+    return plain_pool(
         FixedCapacity(startup_seconds=120.0),
-        limits={"min_replicas": 0, "max_replicas": 8}, preload={"tiers": TIERS},
+        limits={"min_replicas": 0, "max_replicas": most}, preload={"tiers": TIERS},
     )  # fmt: skip
+
+
+def test_one_quiet_look_is_enough_to_sleep_where_waking_is_quick() -> None:
+    pool = tiered(8)
     at, made = night(pool, 10, 60, 1, rate=5.0)
     assert {d.replicas for d in made.values()} == {1}
     _, made = night(pool, at + 10, 200, 1)
@@ -202,10 +206,7 @@ def test_one_quiet_look_is_enough_to_sleep_where_waking_is_quick() -> None:
 
 
 def test_a_fleet_is_not_put_to_sleep_by_one_quiet_look() -> None:
-    pool = plain_pool(
-        FixedCapacity(startup_seconds=120.0),
-        limits={"min_replicas": 0, "max_replicas": 20}, preload={"tiers": TIERS},
-    )  # fmt: skip
+    pool = tiered(20)
     at, _ = night(pool, 10, 60, 10, rate=90.0)
     _, made = night(pool, at + 10, 100, 10)
     assert [d.replicas for d in made.values()][:5] == [10] * 5

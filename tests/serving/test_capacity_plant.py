@@ -10,8 +10,8 @@ import pytest
 from autoscaler.settings import Slo
 from load_tests.draws import exponentials, key, normals
 from load_tests.fleet import Fleet, PoolModel, ReplicaModel, Requests
-from serving.capacity import feasible_rates, laws_of
-from serving.closed_forms import Engine, Mix
+from serving.capacity import engine_of, feasible_rates, laws_of
+from serving.closed_forms import Mix
 from serving.profiles import profile
 
 WARM, SECONDS = 60.0, 500.0
@@ -54,11 +54,7 @@ def attained(p, mix, slo, rate, replicas, seed, routing="least_loaded"):
 
 
 def claimed(p, mix, slo, replicas, routing="least_loaded"):
-    engine = Engine(
-        kv_tokens=p.kv_capacity_tokens, seats=p.max_num_seqs, budget_tokens=p.max_num_batched_tokens,
-        ingress_seconds=p.host.per_request_seconds,
-    )  # fmt: skip
-    return dict(feasible_rates(laws_of(p)[1], mix, engine, slo, routing=routing))[replicas]
+    return dict(feasible_rates(laws_of(p)[1], mix, engine_of(p), slo, routing=routing))[replicas]
 
 
 CHAT = Mix(prompt=1155, output=211, prompt_cv=1.0, output_cv=0.8)

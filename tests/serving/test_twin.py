@@ -10,9 +10,9 @@ from capacity_world import observations, pool_that_saw, world
 from autoscaler.settings import Slo
 from load_tests import bench_capacity_world as worlds
 from serving import twin
-from serving.capacity import laws_of
+from serving.capacity import engine_of, laws_of
 from serving.capacity_learned import LearnedCapacity
-from serving.closed_forms import Engine, Mix, itl_rate
+from serving.closed_forms import Mix, itl_rate
 from serving.profiles import Profile, profile
 
 H100, QWEN = "llama-3.1-8b_bf16_h100_tp1", "qwen3-32b_bf16_h100_tp2"
@@ -20,18 +20,9 @@ CHAT = Mix(prompt=1000.0, output=200.0, prompt_cv=1.0, output_cv=0.8)
 LONG = Mix(prompt=2500.0, output=60.0, prompt_cv=0.6, output_cv=0.8)
 
 
-def engine(known: Profile) -> Engine:
-    return Engine(
-        kv_tokens=known.kv_capacity_tokens,
-        seats=known.max_num_seqs,
-        budget_tokens=known.max_num_batched_tokens,
-        ingress_seconds=known.host.per_request_seconds,
-    )
-
-
 def rate(known: Profile, mix: Mix, replicas: int = 2, **changes) -> float:
     law = replace(laws_of(known)[1], **changes)
-    found = twin.twin_rate(law, mix, engine(known), Slo(), replicas, "least_loaded", itl_rate(law, mix, 0.05) / 2)
+    found = twin.twin_rate(law, mix, engine_of(known), Slo(), replicas, "least_loaded", itl_rate(law, mix, 0.05) / 2)
     assert found is not None
     return found
 
@@ -57,9 +48,9 @@ def test_more_replicas_carry_no_less_each_and_dearer_steps_no_more():
 def test_limits_of_the_engine_hold_in_it():
     known, law = profile(QWEN), laws_of(profile(QWEN))[1]
     free = rate(known, CHAT)
-    few = replace(engine(known), seats=8.0)
+    few = replace(engine_of(known), seats=8.0)
     seats = twin.twin_rate(law, CHAT, few, Slo(), 2, "least_loaded", free)
-    small = replace(engine(known), kv_tokens=20_000.0)
+    small = replace(engine_of(known), kv_tokens=20_000.0)
     cache = twin.twin_rate(law, CHAT, small, Slo(), 2, "least_loaded", free)
     assert seats is not None
     assert cache is not None
